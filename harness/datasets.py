@@ -1,0 +1,345 @@
+"""Images by name: whole sets in memory, checked, with a fingerprint. To add one: an entry in ``DATASETS`` below."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.rules import UserError, unknown
+
+SMALLEST, LARGEST = 8, 64
+"""Allowed height and width of an image, in pixels."""
+
+FOLDER_IMAGE_SIZE = 32
+"""Side of a ``folder:`` dataset's images where ``--image-size`` does not say otherwise."""
+
+FEWEST_IMAGES = 40
+DOWNLOAD_TIMEOUT_SECONDS = 30
+
+
+class Pixels(NamedTuple):
+    """What a reader gives.
+
+    Attributes:
+        images: (N, C, H, W), uint8 in 0..255 or float32 in [0, 1].
+        labels: (N,), int64 from 0.
+        test_from: Index of the first image of the set's own test split, which comes last; ``None`` if it has none.
+    """
+
+    images: npt.NDArray[Any]
+    labels: npt.NDArray[np.int64]
+    test_from: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """A whole dataset in memory.
+
+    Attributes:
+        name: As on the command line.
+        pixels: Images and labels.
+        fingerprint: SHA-256 of the images, the labels and their order.
+    """
+
+    name: str
+    pixels: Pixels
+    fingerprint: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        channels, height, width = self.pixels.images.shape[1:]
+        return int(channels), int(height), int(width)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """How to get a dataset.
+
+    Attributes:
+        read: (argument, data root, image size) -> pixels; the argument is what follows the colon of the name.
+        fetch: (data root) -> nothing: downloads what is missing and checks what is there.
+        about: One line for people.
+        takes_path: Whether the name goes on with ``:PATH``.
+    """
+
+    read: Callable[[str, Path, int | None], Pixels]
+    about: str
+    fetch: Callable[[Path], None] = lambda root: None
+    takes_path: bool = False
+
+
+def check_name(name: str, image_size: int | None = None) -> None:
+    """Checks that a dataset of this name is known, without reading it.
+
+    Raises:
+        UserError: if it is not, if its path is missing, or if an image size is given where none can be chosen.
+    """
+    kind, _, argument = name.partition(":")
+    if kind not in DATASETS:
+        raise unknown("dataset", kind, DATASETS, "folder and npz are written folder:PATH and npz:PATH")
+    if DATASETS[kind].takes_path != bool(argument):
+        form = f"{kind}:PATH" if DATASETS[kind].takes_path else kind
+        raise UserError(f"dataset {name!r} is written {form}")
+    if image_size is not None and kind != "folder":
+        raise UserError(f"image_size is for folder:PATH only: the images of {kind} have a size of their own")
+
+
+def prepare(name: str, data_root: str) -> None:
+    """Downloads a dataset that is missing and checks the files of one that is there.
+
+    Raises:
+        UserError: if it cannot be had, or if a file is cut short or altered.
+    """
+    check_name(name)
+    DATASETS[name.partition(":")[0]].fetch(Path(data_root))
+
+
+@lru_cache(maxsize=2)
+def load(name: str, data_root: str, image_size: int | None = None) -> ImageSet:
+    """Reads a whole dataset; the last two are remembered.
+
+    Raises:
+        UserError: if the name is unknown or the data are not as they should be.
+    """
+    check_name(name, image_size)
+    kind, _, argument = name.partition(":")
+    pixels = DATASETS[kind].read(argument, Path(data_root), image_size)
+    _check_pixels(name, pixels)
+    return ImageSet(name, pixels, _fingerprint(pixels))
+
+
+def default_data_root() -> str:
+    """``HARNESS_DATA`` where it is set, else the user's cache folder."""
+    import platformdirs
+
+    return os.environ.get("HARNESS_DATA") or platformdirs.user_cache_dir("harness")
+
+
+def _fingerprint(pixels: Pixels) -> str:
+    digest = hashlib.sha256(f"{pixels.images.shape} {pixels.images.dtype} {pixels.test_from}".encode())
+    digest.update(np.ascontiguousarray(pixels.images).data)
+    digest.update(np.ascontiguousarray(pixels.labels).data)
+    return digest.hexdigest()
+
+
+def _check_pixels(name: str, pixels: Pixels) -> None:
+    images, labels = pixels.images, pixels.labels
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise UserError(f"dataset {name!r}: images have shape {images.shape}: allowed are (N, H, W) and (N, C, H, W) with C = 1 or 3")
+    if not all(SMALLEST <= side <= LARGEST for side in images.shape[2:]):
+        height, width = images.shape[2:]
+        raise UserError(f"dataset {name!r}: images are {height} x {width} pixels: allowed are {SMALLEST} to {LARGEST} on each side")
+    if len(images) < FEWEST_IMAGES:
+        raise UserError(f"dataset {name!r} has {len(images)} images: at least {FEWEST_IMAGES} are needed for its three splits")
+    if labels.shape != (len(images),):
+        raise UserError(f"dataset {name!r}: {len(images)} images and labels of shape {labels.shape}: give one label an image, ({len(images)},)")
+    if len(np.unique(labels)) < 2:
+        raise UserError(f"dataset {name!r} has one class: transfer needs at least two")
+
+
+def _read_digits(argument: str, root: Path, image_size: int | None) -> Pixels:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return Pixels((bunch.images[:, None] / 16).astype(np.float32), bunch.target.astype(np.int64))
+
+
+def _read_torchvision(class_name: str, arguments: dict[str, str], argument: str, root: Path, image_size: int | None) -> Pixels:
+    parts = [_torchvision_part(class_name, arguments, root, train, download=False) for train in (True, False)]
+    images = np.concatenate([np.asarray(part.data, dtype=np.uint8) for part in parts])[:, None]
+    if class_name == "EMNIST":  # its files hold each letter with rows and columns exchanged
+        images = images.swapaxes(2, 3)
+    labels = np.concatenate([np.asarray(part.targets, dtype=np.int64) for part in parts])
+    return Pixels(np.ascontiguousarray(images), labels, test_from=len(parts[0].data))
+
+
+def _torchvision_part(class_name: str, arguments: dict[str, str], root: Path, train: bool, download: bool) -> Any:
+    import torchvision
+
+    return getattr(torchvision.datasets, class_name)(str(root), train=train, download=download, **arguments)
+
+
+def _fetch_torchvision(class_name: str, arguments: dict[str, str], files: tuple[str, ...], root: Path) -> None:
+    """Downloads once, under a lock, and compares the files with the checksums taken at that time or published."""
+    paths = [root / file for file in files]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        _download_torchvision(class_name, arguments, root, missing)
+    _compare_checksums(paths, _known_checksums(root / f"{class_name}.sha256"))
+    for path in paths:
+        _check_idx_length(path)
+
+
+def _download_torchvision(class_name: str, arguments: dict[str, str], root: Path, missing: list[Path]) -> None:
+    from filelock import FileLock
+
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{class_name}.lock"), _network_timeout():
+            for train in (True, False):
+                _torchvision_part(class_name, arguments, root, train, download=True)
+            paths = [path for path in missing if path.is_file()]
+            (root / f"{class_name}.sha256").write_text("".join(f"{_digest(path)}  {path.relative_to(root)}\n" for path in paths))
+    except (OSError, RuntimeError, EOFError) as error:
+        cause = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"dataset {class_name}: {missing[0].name} is missing, looked for in {missing[0].parent}, and cannot be downloaded ({cause}): "
+            "name a folder that has it with --data-root, or use --dataset digits"
+        ) from None
+
+
+@contextmanager
+def _network_timeout() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _known_checksums(list_file: Path) -> dict[str, str]:
+    known = dict(PUBLISHED_MD5)
+    if list_file.is_file():
+        known.update((name, digest) for digest, _, name in (line.partition("  ") for line in list_file.read_text().splitlines()))
+    return known
+
+
+def _compare_checksums(paths: list[Path], known: dict[str, str]) -> None:
+    for path in paths:
+        expected = next((digest for name, digest in known.items() if path.as_posix().endswith("/" + name)), None)
+        found = _digest(path, "md5" if expected and len(expected) == 32 else "sha256")
+        if expected and found != expected:
+            raise UserError(
+                f"{path} is cut short or altered: its checksum is {found}, it should be {expected}: "
+                "delete it and run again, or name another folder with --data-root"
+            )
+
+
+def _digest(path: Path, algorithm: str = "sha256") -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def _check_idx_length(path: Path) -> None:
+    """Compares an IDX file's length with what its own header says."""
+    if not path.name.endswith("ubyte"):
+        return
+    head = path.read_bytes()[:16]
+    dimensions = head[3] if len(head) > 4 else 0
+    sizes = np.frombuffer(head[4 : 4 + 4 * dimensions], dtype=">i4")
+    expected = 4 + 4 * dimensions + int(np.prod(sizes, dtype=np.int64))
+    if not dimensions or path.stat().st_size != expected:
+        raise UserError(
+            f"{path} is cut short or altered: it has {path.stat().st_size} bytes, its header says {expected} "
+            f"(SHA-256 {_digest(path)}): delete it and run again, or name another folder with --data-root"
+        )
+
+
+def _read_folder(argument: str, root: Path, image_size: int | None) -> Pixels:
+    from PIL import Image
+
+    folder = Path(argument).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"dataset folder:{argument}: there is no such folder; give one with a sub-folder of images for each class")
+    readable = set(Image.registered_extensions())
+    classes = sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    files = [
+        (path, label)
+        for label, each in enumerate(classes)
+        for path in sorted(each.rglob("*"))
+        if path.is_file() and path.suffix.lower() in readable and not path.name.startswith(".")
+    ]
+    if not files:
+        raise UserError(f"dataset folder:{argument}: no images found; it needs a sub-folder of images for each class")
+    side = image_size or FOLDER_IMAGE_SIZE
+    pictures = [_read_picture(path, side) for path, _ in files]
+    if any(picture.ndim == 3 for picture in pictures):
+        pictures = [picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2) for picture in pictures]
+        images = np.stack(pictures).transpose(0, 3, 1, 2)
+    else:
+        images = np.stack(pictures)[:, None]
+    return Pixels(np.ascontiguousarray(images), np.array([label for _, label in files], dtype=np.int64))
+
+
+def _read_picture(path: Path, side: int) -> npt.NDArray[np.uint8]:
+    """Gives (side, side) for a grey picture and (side, side, 3) for any other."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            mode = "L" if picture.mode in ("1", "L", "LA", "I;16") else "RGB"
+            return np.asarray(picture.convert(mode).resize((side, side), Image.Resampling.BILINEAR))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as an image ({error}), SHA-256 {_digest(path)}: mend it or take it out") from None
+
+
+def _read_npz(argument: str, root: Path, image_size: int | None) -> Pixels:
+    path = Path(argument).expanduser()
+    if not path.is_file():
+        raise UserError(f"dataset npz:{argument}: there is no such file; give one with arrays images (N, H, W) or (N, C, H, W) and labels (N,)")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images, labels = arrays["images"], arrays["labels"]
+    except KeyError as error:
+        raise UserError(f"dataset npz:{argument}: {error.args[0]}; it needs the arrays images and labels") from None
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise UserError(f"{path} cannot be read as npz without pickle ({error}), SHA-256 {_digest(path)}") from None
+    images = images[:, None] if images.ndim == 3 else images
+    return Pixels(_as_pixels(argument, images), np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int64))
+
+
+def _as_pixels(argument: str, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if images.dtype == np.uint8:
+        return np.ascontiguousarray(images)
+    if images.dtype.kind != "f" or (images.size and not (images.min() >= 0 and images.max() <= 1)):
+        raise UserError(f"dataset npz:{argument}: images are {images.dtype}: allowed are uint8 in 0..255 and floats in [0, 1]")
+    return np.ascontiguousarray(images, dtype=np.float32)
+
+
+_IDX = tuple(f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+
+PUBLISHED_MD5 = {
+    "MNIST/raw/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "MNIST/raw/train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "MNIST/raw/t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "MNIST/raw/t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+"""Of the unpacked files; other sets are compared with the list of checksums that their download leaves beside them."""
+
+
+def _torchvision(class_name: str, about: str, files: tuple[str, ...], **arguments: str) -> Dataset:
+    return Dataset(
+        read=partial(_read_torchvision, class_name, arguments),
+        fetch=partial(_fetch_torchvision, class_name, arguments, files),
+        about=about,
+    )
+
+
+DATASETS: dict[str, Dataset] = {
+    "digits": Dataset(_read_digits, "1,797 handwritten digits, 8 x 8, shipped with scikit-learn"),
+    "mnist": _torchvision("MNIST", "70,000 handwritten digits, 28 x 28", tuple(f"MNIST/raw/{file}" for file in _IDX)),
+    "fashion_mnist": _torchvision("FashionMNIST", "70,000 pieces of clothing, 28 x 28", tuple(f"FashionMNIST/raw/{file}" for file in _IDX)),
+    "kmnist": _torchvision("KMNIST", "70,000 cursive Japanese characters, 28 x 28", tuple(f"KMNIST/raw/{file}" for file in _IDX)),
+    "emnist": _torchvision(
+        "EMNIST",
+        "131,600 handwritten letters and digits in 47 classes, 28 x 28",
+        tuple(f"EMNIST/raw/emnist-balanced-{part}-{kind}" for part in ("train", "test") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")),
+        split="balanced",
+    ),
+    "usps": _torchvision("USPS", "9,298 digits from envelopes, 16 x 16", ("usps.bz2", "usps.t.bz2")),
+    "folder": Dataset(_read_folder, "your images: one sub-folder for each class, any size", takes_path=True),
+    "npz": Dataset(_read_npz, "your arrays: images (N, H, W) or (N, C, H, W), labels (N,)", takes_path=True),
+}

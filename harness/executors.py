@@ -1,0 +1,90 @@
+"""Where the work runs: pure functions in, futures out. Knows no machine learning. To add one: an entry in ``EXECUTORS``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import connection, get_context, parent_process
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+
+class Executor(Protocol):
+    """What runs the segments of a sweep."""
+
+    slots: int
+    """How many groups it pays to have under way at a time."""
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Starts a picklable function and gives the future of its result."""
+
+    def __enter__(self) -> Self:
+        """Gives itself."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Ends the workers; at once where there was an error."""
+
+
+class InlineExecutor:
+    """Runs each function in this process, at once: the plain twin of the others."""
+
+    slots = 1
+
+    def __init__(self, workers: int) -> None:
+        """Takes the number of workers as the others do and needs none."""
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Runs the function; the future is done when it returns."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Has nothing to end."""
+
+
+class ProcessExecutor:
+    """Runs the functions in freshly started processes, which stay for the whole sweep."""
+
+    def __init__(self, workers: int) -> None:
+        self.slots = workers + 1  # one more than can run, so that no worker waits for the coordinator
+        self._pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Queues the function for the next free worker."""
+        return self._pool.submit(function, *arguments)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Waits for the workers to end; after an error it kills them."""
+        if error is not None:
+            for process in list((self._pool._processes or {}).values()):  # terminate_workers() came with Python 3.14
+                process.kill()
+        self._pool.shutdown(wait=error is None, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leaves Ctrl-C to the coordinator, and makes sure that no worker outlives it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _leave_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+EXECUTORS: dict[str, Callable[[int], Executor]] = {"inline": InlineExecutor, "processes": ProcessExecutor}

@@ -1,0 +1,74 @@
+"""Do points between two codes decode to images that look like data? Pure functions on tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+MIDPOINTS = (0.25, 0.5, 0.75)
+STRIP_STEPS = 9
+STRIP_PAIRS = 6
+DISTANCE_PAIRS = 64
+
+Decoder = Callable[[Tensor], Tensor]
+
+
+def interpolate(codes: Tensor, pairs: Sequence[tuple[int, int]], weights: Sequence[float]) -> Tensor:
+    """Mixes codes: a E(x1) + (1 - a) E(x2).
+
+    Args:
+        codes: (N, d).
+        pairs: Indices into the codes, (x1, x2).
+        weights: The values of a.
+
+    Returns:
+        (pairs, weights, d).
+    """
+    first = codes[[pair[0] for pair in pairs]].unsqueeze(1)
+    second = codes[[pair[1] for pair in pairs]].unsqueeze(1)
+    a = torch.tensor(weights, dtype=codes.dtype, device=codes.device).view(1, -1, 1)
+    return a * first + (1 - a) * second
+
+
+def decoded_strips(codes: Tensor, pairs: Sequence[tuple[int, int]], decode: Decoder, steps: int = STRIP_STEPS) -> Tensor:
+    """Decodes evenly spaced points from x1 (a = 1) to x2 (a = 0).
+
+    Returns:
+        Images, (pairs, steps, C, H, W).
+    """
+    weights = [1 - step / (steps - 1) for step in range(steps)]
+    mixed = interpolate(codes, pairs, weights)
+    images = decode(mixed.flatten(0, 1))
+    return images.unflatten(0, (len(pairs), steps))
+
+
+def nearest_mse(queries: Tensor, references: Tensor, block: int = 256) -> Tensor:
+    """Mean squared error per pixel from each query image to the nearest reference image.
+
+    Args:
+        queries: (Q, C, H, W).
+        references: (N, C, H, W).
+        block: Queries compared at a time, which bounds the memory.
+
+    Returns:
+        (Q,), float32.
+    """
+    flat = references.flatten(1)
+    distances = [torch.cdist(part, flat, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1) for part in queries.flatten(1).split(block)]
+    return torch.cat(distances).square() / flat.shape[1]
+
+
+def manifold_distance(midpoints: Tensor, real: Tensor, training: Tensor) -> float:
+    """How far decoded midpoints are from the data, in units of how far data are from the data.
+
+    Args:
+        midpoints: Decoded images, (M, C, H, W).
+        real: Test images, (R, C, H, W).
+        training: The images among which the nearest is looked for, (N, C, H, W).
+
+    Returns:
+        Mean nearest-training-image squared error of the midpoints over that of the real images; 1 = as close as data.
+    """
+    return float(nearest_mse(midpoints, training).mean() / nearest_mse(real, training).mean())

@@ -1,0 +1,107 @@
+"""Are the latents redundant? Pure measures on latent codes, (N, d)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+DEAD_SHARE = 1e-4
+"""A unit is dead if its variance is below this share of the largest."""
+
+NULL_PERMUTATIONS = 200
+
+
+def correlation_matrix(codes: Tensor) -> Tensor:
+    """Pearson correlation between the latent units.
+
+    Returns:
+        (d, d), float64, ones on the diagonal; 0 between a unit that never varies and any other.
+    """
+    scores = _standard_scores(codes)
+    return (scores.T @ scores).clamp(-1, 1).fill_diagonal_(1.0)
+
+
+def max_abs_correlation(codes: Tensor) -> float:
+    """The largest absolute correlation between two latent units; NaN where there is one unit only."""
+    pairs = _pairs(correlation_matrix(codes))
+    return float(pairs.abs().max()) if len(pairs) else float("nan")
+
+
+def mean_abs_correlation(codes: Tensor) -> float:
+    """The mean absolute correlation over pairs of latent units; NaN where there is one unit only."""
+    return float(_pairs(correlation_matrix(codes)).abs().mean())
+
+
+def max_abs_correlation_null95(codes: Tensor, permutations: int = NULL_PERMUTATIONS, seed: int = 0) -> float:
+    """What chance alone gives at this d and N: the 95th percentile of the maximum under independent permutation.
+
+    Args:
+        codes: (N, d).
+        permutations: How often each unit is permuted on its own.
+        seed: Of the permutations.
+
+    Returns:
+        A correlation in [0, 1]; NaN where there is one unit only.
+    """
+    scores = _standard_scores(codes).cpu()
+    if scores.shape[1] < 2:
+        return float("nan")
+    generator = torch.Generator().manual_seed(seed)
+    units = scores.T.contiguous()  # (d, N)
+    maxima = torch.empty(permutations, dtype=torch.float64)
+    for index in range(permutations):
+        shuffled = torch.stack([unit[torch.randperm(len(unit), generator=generator)] for unit in units])
+        maxima[index] = _pairs(shuffled @ shuffled.T).abs().max()
+    return float(torch.quantile(maxima, 0.95))
+
+
+def total_correlation(codes: Tensor) -> float:
+    """Gaussian total correlation of the units that are not dead: -0.5 log det R, in nats (Watanabe 1960).
+
+    Returns:
+        0 for independent units; infinity where one unit is a linear function of others.
+    """
+    living = codes[:, ~_dead(codes)]
+    sign, log_determinant = torch.linalg.slogdet(correlation_matrix(living))
+    return -0.5 * float(log_determinant) + 0.0 if float(sign) > 0 else float("inf")
+
+
+def effective_rank(codes: Tensor) -> float:
+    """exp of the entropy of the normalised spectrum of the covariance (Roy and Vetterli 2007).
+
+    Returns:
+        From 1 (all variance in one direction) to d (the same variance in every direction); 0 where nothing varies.
+    """
+    spectrum = torch.linalg.eigvalsh(_covariance(codes)).clamp_min(0)
+    if float(spectrum.sum()) == 0:
+        return 0.0
+    shares = spectrum / spectrum.sum()
+    return float(torch.exp(torch.special.entr(shares).sum()))
+
+
+def dead_units(codes: Tensor) -> int:
+    """The number of units whose variance is below ``DEAD_SHARE`` of the largest; all where nothing varies."""
+    return int(_dead(codes).sum())
+
+
+def _dead(codes: Tensor) -> Tensor:
+    variances = codes.double().var(dim=0)
+    return (variances < DEAD_SHARE * variances.max()) | (variances == 0)
+
+
+def _covariance(codes: Tensor) -> Tensor:
+    centred = codes.double() - codes.double().mean(dim=0)
+    return centred.T @ centred / (len(codes) - 1)
+
+
+def _standard_scores(codes: Tensor) -> Tensor:
+    """Centred columns of length 1, or 0 where a column is constant; (N, d), float64."""
+    centred = codes.double() - codes.double().mean(dim=0)
+    lengths = centred.norm(dim=0)
+    return centred / torch.where(lengths > 1e-12 * codes.double().norm(dim=0).clamp_min(1e-300), lengths, torch.inf)
+
+
+def _pairs(matrix: Tensor) -> Tensor:
+    """The entries above the diagonal."""
+    rows, columns = torch.triu_indices(*matrix.shape, offset=1)
+    return matrix[rows, columns]

@@ -1,0 +1,104 @@
+"""What all trials of a sweep share: images on the device, labelled draws, pairs, and the floors, each computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+
+import torch
+
+from harness import datasets
+from harness.config import Placement, TrialConfig
+from harness.floors import LinearFloors
+from harness.interpolation import DISTANCE_PAIRS
+from harness.models import Shape
+from harness.splits import Splits, interpolation_pairs, label_draws, make_splits, shown_indices
+from harness.transfer import LabelledInputs, TransferOutcome, classify_features
+
+SHOWN_IMAGES = 12
+FLOOR_SEED = 0
+
+
+class Material:
+    """The shared images of one dataset, split seed and training size, on one device."""
+
+    def __init__(self, data: datasets.ImageSet, split_seed: int, train_size: int | None, device: str) -> None:
+        splits = make_splits(data, split_seed, train_size)
+        self.data, self.split_seed, self.device = data, split_seed, device
+        self.splits = Splits(*(part.to(device) for part in (splits.train, splits.validation, splits.test)))
+        self.classes = int(data.pixels.labels.max()) + 1
+        self._draws: dict[tuple[int, int], list[LabelledInputs]] = {}
+        self._floor_transfers: dict[tuple[str, int, int, int, int], TransferOutcome] = {}
+
+    @property
+    def shape(self) -> Shape:
+        """Channels, height and width of an image."""
+        return self.data.shape
+
+    @property
+    def test_inputs(self) -> LabelledInputs:
+        """The test images as a classifier takes them."""
+        return LabelledInputs(self.splits.test.images, self.splits.test.labels)
+
+    @cached_property
+    def floors(self) -> LinearFloors:
+        """The linear floors, fitted on the training split."""
+        return LinearFloors.fit(self.splits.train.images)
+
+    @cached_property
+    def pairs(self) -> list[tuple[int, int]]:
+        """The fixed pairs of test images between which codes are interpolated."""
+        return interpolation_pairs(self.splits.test.labels, self.split_seed, DISTANCE_PAIRS)
+
+    @cached_property
+    def shown(self) -> list[int]:
+        """The test images that pictures show."""
+        return shown_indices(self.splits.test.labels, self.split_seed, SHOWN_IMAGES)
+
+    def draws(self, labels: int, draws: int) -> list[LabelledInputs]:
+        """The labelled images of every draw."""
+        if (labels, draws) not in self._draws:
+            parts = label_draws(self.data, self.split_seed, labels, draws)
+            self._draws[labels, draws] = [LabelledInputs(part.images.to(self.device), part.labels.to(self.device)) for part in parts]
+        return self._draws[labels, draws]
+
+    def raw_pixels_transfer(self, config: TrialConfig) -> TransferOutcome:
+        """The classifier on raw pixels: the same for every trial with as many labels, draws and epochs."""
+        return self._floor_transfer("raw_pixels", 0, config)
+
+    def pca_transfer(self, config: TrialConfig) -> TransferOutcome:
+        """The classifier on ``latent_size`` principal component scores."""
+        return self._floor_transfer("pca", config.latent_size, config)
+
+    def _floor_transfer(self, kind: str, components: int, config: TrialConfig) -> TransferOutcome:
+        key = (kind, components, config.labels, config.draws, config.transfer_epochs)
+        if key not in self._floor_transfers:
+            inputs = self._floor_inputs(components, [*self.draws(config.labels, config.draws), self.test_inputs])
+            reference = self._floor_features(self.splits.train.images, components)
+            self._floor_transfers[key] = classify_features(
+                inputs[:-1], inputs[-1], reference, self.classes, config.transfer_epochs, FLOOR_SEED
+            )
+        return self._floor_transfers[key]
+
+    def _floor_inputs(self, components: int, parts: Sequence[LabelledInputs]) -> list[LabelledInputs]:
+        return [LabelledInputs(self._floor_features(part.inputs, components), part.labels) for part in parts]
+
+    def _floor_features(self, images: torch.Tensor, components: int) -> torch.Tensor:
+        return self.floors.pca_scores(images, components) if components else images.flatten(1)
+
+
+def gather(config: TrialConfig, placement: Placement) -> Material:
+    """The material of a configuration; the last two are remembered.
+
+    Raises:
+        UserError: if the data are not as they should be.
+    """
+    return _gather(config.dataset, config.image_size, config.split_seed, config.train_size, placement)
+
+
+@lru_cache(maxsize=2)
+def _gather(dataset: str, image_size: int | None, split_seed: int, train_size: int | None, placement: Placement) -> Material:
+    data = datasets.load(dataset, placement.data_root, image_size)
+    return Material(data, split_seed, train_size, placement.device)
+
+

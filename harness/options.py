@@ -1,0 +1,209 @@
+"""What the command line says: words in, a checked ``Request`` out. Loads neither torch nor MLflow."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
+
+from harness.config import DATASET_FIELDS, StudyConfig, rule_of
+from harness.rules import Rule, UserError, unknown
+
+DEVICES = ("auto", "cpu", "cuda")
+
+EPILOG = """\
+examples:
+  python -m harness.study latent_sweep
+  python -m harness.study latent_sweep --dataset mnist --epochs 30 --seeds 1
+  python -m harness.study latent_sweep --set architecture=base,deep --set latent_size=2,10
+  python -m harness.study path/to/mine.py --dry-run
+
+The same command again resumes a sweep that was cut short. Exit code: 0 when every trial has finished, 1 when some
+have failed, 2 when the command or its input is wrong, 130 when it was interrupted.
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for.
+
+    Attributes:
+        study: Name of a study or path of a study file; empty with ``list_studies``.
+        fields: Values for the study's fields, by name; several values make an axis of the grid.
+        seeds: Replicates, where given.
+        trials: How many trials at the most, where given.
+        data_root: Folder of the downloaded datasets, where given.
+        workers: Number of worker processes; 0 lets the harness choose.
+        group_size: Trials that train together as one task; 0 lets the harness choose.
+        device: One of ``DEVICES``.
+        executor: Name of an executor.
+        tracking_uri: Of MLflow, where given.
+        fresh: Start another sweep even where there is one to resume.
+        dry_run: Only show the trials.
+        json: Print the summary as JSON.
+        list_studies: Only list the studies.
+    """
+
+    study: str = ""
+    fields: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    seeds: int | None = None
+    trials: int | None = None
+    data_root: str | None = None
+    workers: int = 0
+    group_size: int = 0
+    device: str = "auto"
+    executor: str = "processes"
+    tracking_uri: str | None = None
+    fresh: bool = False
+    dry_run: bool = False
+    json: bool = False
+    list_studies: bool = False
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def parse(words: Sequence[str]) -> Request:
+    """Reads a command line.
+
+    Raises:
+        UserError: if a word or a value is not one that it may be.
+    """
+    options = _parser().parse_intermixed_args(_check_option_names(list(words)))
+    if not options.study and not options.list:
+        raise UserError("no study named: give one, such as latent_sweep; python -m harness.study --list shows them")
+    return Request(
+        study=options.study or "",
+        fields=_fields(options),
+        seeds=_whole("--seeds", options.seeds),
+        trials=_whole("--trials", options.trials),
+        data_root=options.data_root,
+        workers=_whole("--workers", options.workers, auto=True) or 0,
+        group_size=_whole("--group-size", options.group_size, auto=True) or 0,
+        device=_one_of("--device", options.device, DEVICES),
+        executor=options.executor,
+        tracking_uri=options.tracking_uri,
+        fresh=options.fresh,
+        dry_run=options.dry_run,
+        json=options.json,
+        list_studies=options.list,
+    )
+
+
+def apply(request: Request, study: StudyConfig) -> StudyConfig:
+    """Puts the request's values into a study.
+
+    One value sets a field, and takes it out of the grid if it was an axis; several replace an axis or add one.
+
+    Raises:
+        UserError: if the study cannot take them.
+    """
+    grid, base = dict(study.grid), study.base
+    for name, values in request.fields.items():
+        if len(values) > 1:
+            _check_axis(name, study)
+            grid[name] = values
+        else:
+            grid.pop(name, None)
+            base = replace(base, **{name: values[0]})
+    if request.seeds is not None and study.sampler != "grid":
+        raise UserError(f"--seeds is for grids, and {study.name} searches with {study.sampler!r}: use --trials N")
+    if study.sampler == "grid" and not grid:
+        grid = {"latent_size": (base.latent_size,)}
+    return replace(study, grid=grid, base=base, seeds=request.seeds or study.seeds, trials=request.trials or study.trials)
+
+
+def _check_axis(name: str, study: StudyConfig) -> None:
+    if study.sampler != "grid":
+        raise UserError(f"{name} has several values, and {study.name} searches with {study.sampler!r}: give it one value")
+    if name in DATASET_FIELDS or name == "seed":
+        instead = "--seeds N" if name == "seed" else "one command for each"
+        raise UserError(f"{name} has several values, and a sweep has one: use {instead}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m harness.study",
+        description="Runs a study: trains every autoencoder it asks for, measures it, and records all of it in MLflow.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("study", nargs="?", metavar="STUDY", help="name of a study (see --list), or path of a study file")
+    what = parser.add_argument_group("what to run")
+    what.add_argument("--list", action="store_true", help="list the studies and what each answers")
+    what.add_argument("--dry-run", action="store_true", help="show the trials and run none")
+    what.add_argument("--seeds", metavar="N", help="replicates of each configuration of a grid")
+    what.add_argument("--trials", metavar="N", help="run at most N trials")
+    what.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE[,VALUE...]", help="set a field, or the values of a grid axis")
+    what.add_argument("--epochs", metavar="N", help="the same as --set epochs=N")
+    what.add_argument("--batch-size", metavar="N", help="the same as --set batch_size=N")
+    what.add_argument("--fresh", action="store_true", help="start a new sweep even where there is one to resume")
+    data = parser.add_argument_group("images")
+    data.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="digits, mnist, fashion_mnist, kmnist, emnist, usps, folder:PATH (a sub-folder of images for each class) or npz:PATH",
+    )
+    data.add_argument("--data-root", metavar="DIR", help="where datasets are kept (default: HARNESS_DATA, else the user's cache folder)")
+    data.add_argument("--train-size", metavar="N|all", help="at most so many training images")
+    data.add_argument("--image-size", metavar="N", help="side to which images of folder:PATH are resized (default 32)")
+    where = parser.add_argument_group("where to run")
+    where.add_argument("--workers", default="auto", metavar="N|auto", help="worker processes (default auto: one for each core, or GPU)")
+    where.add_argument("--group-size", default="auto", metavar="N|auto", help="trials that are trained together as one task")
+    where.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="where to train (default auto)")
+    where.add_argument("--executor", default="processes", metavar="NAME", help="inline or processes (default)")
+    where.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db in this folder)")
+    where.add_argument("--json", action="store_true", help="print the summary as JSON on stdout, everything else on stderr")
+    return parser
+
+
+_SHORTHANDS = ("dataset", "train_size", "image_size", "epochs", "batch_size")
+
+
+def _fields(options: argparse.Namespace) -> dict[str, tuple[Any, ...]]:
+    texts = [(name, getattr(options, name)) for name in _SHORTHANDS if getattr(options, name) is not None]
+    for setting in options.set:
+        name, equals, text = setting.partition("=")
+        if not equals or not text:
+            raise UserError(f"--set {setting!r} is written FIELD=VALUE or FIELD=VALUE,VALUE, such as latent_size=2,10")
+        texts.append((name.strip().replace("-", "_"), text))
+    values: dict[str, tuple[Any, ...]] = {}
+    for name, text in texts:
+        if name in values:
+            raise UserError(f"{name} is given twice: say it once, all its values with commas between")
+        values[name] = _read_values(name, text)
+    return values
+
+
+def _read_values(name: str, text: str) -> tuple[Any, ...]:
+    rule = rule_of(name)
+    parts = [text] if name == "dataset" else [part.strip() for part in text.split(",")]
+    values = tuple(rule.parse(name, part) for part in parts)
+    if len(set(values)) < len(values):
+        raise UserError(f"{name}={text} names a value twice")
+    return values
+
+
+def _whole(name: str, text: str | None, auto: bool = False) -> int | None:
+    value = None if text is None else Rule(int, low=1, none_word="auto" if auto else "").parse(name, text)
+    return int(value) if value is not None else None
+
+
+def _one_of(name: str, text: str, allowed: tuple[str, ...]) -> str:
+    if text not in allowed:
+        raise unknown(name, text, allowed)
+    return text
+
+
+def _check_option_names(words: list[str]) -> list[str]:
+    """Names the nearest option where one is unknown, which argparse does not."""
+    known = [option for action in _parser()._actions for option in action.option_strings]
+    for word in words:
+        option = word.partition("=")[0]
+        if option.startswith("--") and len(option) > 2 and option not in known:
+            raise unknown("option", option, known)
+    return words

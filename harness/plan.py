@@ -1,0 +1,169 @@
+"""From a study and a request to a checked plan: which trials, on which images, where, and what the sweep is called."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from harness import datasets, models, options
+from harness.config import Placement, StudyConfig, Trial, TrialConfig, fingerprint
+from harness.executors import EXECUTORS
+from harness.library import SearchSpace, StudyFile
+from harness.measures import METRICS
+from harness.options import Request
+from harness.rules import UserError, unknown
+from harness.search import check_sampler
+
+RESULTS_VERSION = 1
+"""Raised whenever a change of the harness changes a trial's numbers, so that old and new ones are never mixed."""
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A checked sweep.
+
+    Attributes:
+        study: With the request's values in it.
+        search_space: The study file's, where a sampler proposes the trials.
+        overrides: Fields that the request sets over what a search space gives.
+        source: Text of the study file.
+        trials: The grid's trials; empty where a sampler proposes them.
+        placement: Where workers find the images and compute.
+        data_fingerprint: SHA-256 of the dataset.
+        identity: Names the sweep: equal for two sweeps exactly where their trials would give the same numbers.
+    """
+
+    study: StudyConfig
+    search_space: SearchSpace | None
+    overrides: dict[str, Any]
+    source: str
+    trials: tuple[Trial, ...]
+    placement: Placement
+    data_fingerprint: str
+    identity: str
+
+    @property
+    def title(self) -> str:
+        """Study and dataset, for people."""
+        return f"{self.study.name} on {self.study.base.dataset}"
+
+    @property
+    def total(self) -> int:
+        """The number of trials when all are done."""
+        return len(self.trials) if self.study.sampler == "grid" else self.study.trials or 0
+
+
+def check(file: StudyFile, request: Request) -> StudyConfig:
+    """Puts the request into the study and checks all of it without reading an image.
+
+    Raises:
+        UserError: at the first thing that is wrong.
+    """
+    study = options.apply(request, file.study)
+    if request.executor not in EXECUTORS:
+        raise unknown("executor", request.executor, EXECUTORS)
+    datasets.check_name(study.base.dataset, study.base.image_size)
+    check_sampler(study)
+    for name in study.objectives:
+        if name not in METRICS:
+            raise unknown("objective", name, METRICS)
+        if not METRICS[name].direction:
+            raise UserError(f"objective {name!r} has no better direction: use one of {', '.join(_objectives())}")
+    return study
+
+
+def make_plan(file: StudyFile, request: Request) -> SweepPlan:
+    """Checks a study and a request against each other, gets the images and names the sweep.
+
+    Raises:
+        UserError: at the first thing that is wrong; nothing has been written then but downloaded images.
+    """
+    study = check(file, request)
+    trials = grid_trials(study)
+    placement = Placement(request.data_root or datasets.default_data_root(), choose_device(request.device))
+    datasets.prepare(study.base.dataset, placement.data_root)
+    data = datasets.load(study.base.dataset, placement.data_root, study.base.image_size)
+    overrides = {} if study.sampler == "grid" else {name: values[0] for name, values in request.fields.items()}
+    plan = SweepPlan(
+        study=study,
+        search_space=file.search_space,
+        overrides=overrides,
+        source=file.path.read_text(encoding="utf-8"),
+        trials=trials,
+        placement=placement,
+        data_fingerprint=data.fingerprint,
+        identity="",
+    )
+    return replace(plan, identity=fingerprint(_what_changes_results(plan)))
+
+
+def grid_trials(study: StudyConfig) -> tuple[Trial, ...]:
+    """The grid's table: every combination of its axes, all of them from one seed before the next seed.
+
+    More seeds thus add trials at the end, and a smaller ``trials`` cuts some off there. Combinations that come to the
+    same configuration once the architecture's own values are filled in are trained once.
+    """
+    if study.sampler != "grid":
+        return ()
+    points = [dict(zip(study.grid, values, strict=True)) for values in itertools.product(*study.grid.values())]
+    configs = [
+        models.resolve(replace(study.base, **point, seed=study.base.seed + replicate))
+        for replicate in range(study.seeds)
+        for point in points
+    ]
+    return tuple(Trial(number, config) for number, config in enumerate(list(dict.fromkeys(configs))[: study.trials]))
+
+
+def choose_device(wanted: str) -> str:
+    """Turns ``auto`` into the device that there is.
+
+    Raises:
+        UserError: if CUDA is wanted and there is none.
+    """
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device is 'cuda', and torch finds no CUDA device here: use --device cpu, or auto")
+    return "cpu" if wanted == "cpu" or not torch.cuda.is_available() else "cuda"
+
+
+def _objectives() -> list[str]:
+    return [name for name, metric in METRICS.items() if metric.direction]
+
+
+def _what_changes_results(plan: SweepPlan) -> dict[str, Any]:
+    """All that a trial's numbers depend on; how many seeds or trials there are is not among it."""
+    study = plan.study
+    shared: dict[str, Any] = {
+        "version": RESULTS_VERSION,
+        "study": study.name,
+        "data": plan.data_fingerprint,
+        "device": plan.placement.device.partition(":")[0],
+        "sampler": study.sampler,
+    }
+    if study.sampler == "grid":
+        axes = {name: list(values) for name, values in study.grid.items()}
+        return {**shared, "base": asdict(_without_axes(study)), "axes": axes}
+    return {
+        **shared,
+        "overrides": plan.overrides,
+        "base": asdict(study.base),
+        "file": _code_without_comments(plan.source),
+        "search": [study.objectives, study.sweep_seed, study.round_size],
+    }
+
+
+def _without_axes(study: StudyConfig) -> TrialConfig:
+    defaults = TrialConfig()
+    return replace(study.base, **{name: getattr(defaults, name) for name in study.grid})
+
+
+def _code_without_comments(source: str) -> str:
+    """The program that a text is: comments, docstrings and layout make no difference."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)

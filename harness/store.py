@@ -1,0 +1,126 @@
+"""Where MLflow's tracking store is, and whether it can be used: addresses and files, before MLflow is loaded."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.rules import UserError
+
+SQLITE = "sqlite:///"
+ARTIFACT_FOLDER = "mlruns"
+HEALTH_TIMEOUT_SECONDS = 5
+
+
+def default_uri() -> str:
+    """``MLFLOW_TRACKING_URI`` where it is set, else what a plain ``mlflow ui`` in this folder shows."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+
+
+def database_path(uri: str) -> Path | None:
+    """The file of a SQLite store; nothing for any other store."""
+    if not uri.startswith(SQLITE):
+        return None
+    return Path(uri[len(SQLITE) :].partition("?")[0]).absolute()
+
+
+def artifact_location(uri: str, experiment: str) -> str | None:
+    """Where an experiment's files go: beside a SQLite file; nothing (the server decides) for any other store."""
+    database = database_path(uri)
+    return (database.parent / ARTIFACT_FOLDER / experiment).as_uri() if database else None
+
+
+def without_password(uri: str) -> str:
+    """The address as it may be shown."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", uri)
+
+
+def check_store(uri: str) -> None:
+    """Looks whether a store can be used, without changing it.
+
+    Raises:
+        UserError: if it cannot; says which store and why.
+    """
+    scheme = uri.partition(":")[0] if "://" in uri else ""
+    if scheme in ("http", "https"):
+        _check_server(uri)
+    elif (database := database_path(uri)) is not None:
+        _check_database(uri, database)
+    elif not scheme or scheme == "file":
+        raise UserError(
+            f"the tracking store {uri} is a folder, which MLflow no longer writes to: "
+            "use --tracking-uri sqlite:///mlflow.db, or the http address of an MLflow server"
+        )
+
+
+def _check_server(uri: str) -> None:
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_SECONDS):
+            return
+    except urllib.error.HTTPError as error:
+        cause = f"HTTP {error.code} {error.reason}"
+        if error.code in (401, 403):
+            return  # alive; what it asks for is MLflow's to give
+    except (OSError, ValueError) as error:
+        cause = str(getattr(error, "reason", error))
+    raise UserError(
+        f"the tracking store {without_password(uri)} cannot be used: no MLflow server answers there ({cause}): "
+        "start it, or name another with --tracking-uri"
+    )
+
+
+def _check_database(uri: str, database: Path) -> None:
+    cause = ""
+    if not database.parent.is_dir():
+        cause = f"there is no folder {database.parent}"
+    elif database.is_dir():
+        cause = "it is a folder, not a file"
+    elif not os.access(database if database.exists() else database.parent, os.W_OK):
+        cause = "it may not be written to"
+    elif database.exists():
+        cause = _what_is_wrong_with(database)
+    if cause:
+        raise UserError(f"the tracking store {uri} cannot be used: {cause}: mend it, or name another with --tracking-uri")
+
+
+def _what_is_wrong_with(database: Path) -> str:
+    try:
+        connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=HEALTH_TIMEOUT_SECONDS)
+        try:
+            connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchall()
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        return str(error)
+    return ""
+
+
+def initialise(uri: str, touch: Callable[[], object]) -> None:
+    """Creates a SQLite store's tables once, under a lock, since two processes at it at once break it.
+
+    Also turns on write-ahead logging, which lets ``mlflow ui`` read while a sweep writes.
+
+    Args:
+        uri: Of the store.
+        touch: Makes MLflow open the store.
+    """
+    from filelock import FileLock
+
+    database = database_path(uri)
+    if database is None:
+        touch()
+        return
+    with FileLock(database.with_name(f".{database.name}.lock")):
+        touch()
+        connection = sqlite3.connect(database, timeout=HEALTH_TIMEOUT_SECONDS)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            pass  # somebody reads just now: it is only slower without
+        finally:
+            connection.close()

@@ -1,0 +1,176 @@
+"""``python -m harness.study``: from a command line to a sweep and its summary.
+
+What is slow to load is imported where it is first needed, so that ``--help`` and ``--list`` answer at once and so that
+worker processes, which import this module again, start fast.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness import options
+from harness.library import StudyFile, list_studies, load_study
+from harness.options import Request
+from harness.rules import UserError
+
+if TYPE_CHECKING:
+    from harness.plan import SweepPlan
+    from harness.sweep import SweepOutcome
+    from harness.tracker import Tracker
+
+FINISHED, SOME_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+LONGEST_TABLE = 40
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command; gives its exit code."""
+    words = sys.argv[1:] if words is None else words
+    try:
+        request = options.parse(words)
+        if request.list_studies:
+            return _list()
+        file = load_study(request.study)
+        return _dry_run(file, request) if request.dry_run else _run(file, request, words)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command resumes: {_command(words)}", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _list() -> int:
+    names = list_studies()
+    for name in names:
+        study = load_study(name).study
+        size = f"{_grid_size(study)} trials" if study.sampler == "grid" else f"{study.trials} trials by {study.sampler}"
+        print(f"{name:<{max(map(len, names))}}  {study.question} ({size})")
+    return FINISHED
+
+
+def _grid_size(study: Any) -> int:
+    size = study.seeds
+    for values in study.grid.values():
+        size *= len(values)
+    return int(size)
+
+
+def _dry_run(file: StudyFile, request: Request) -> int:
+    """Shows the trials of a grid, or a sampler's first round; reads no image and opens no store."""
+    from harness import display, plan, report, search
+
+    study = plan.check(file, request)
+    trials: Sequence[Any] = plan.grid_trials(study)
+    more = ""
+    if file.search_space is not None and study.sampler != "grid":
+        overrides = {name: values[0] for name, values in request.fields.items()}
+        directions = [plan.METRICS[name].direction for name in study.objectives]
+        trials = search.SamplerSearch(study, directions, file.search_space, overrides, plan.models.resolve, {}).next_round()
+        more = f"; these are the first {len(trials)} of {study.trials}, the next ones depend on their results"
+    if request.json:
+        print(json.dumps([{"trial": trial.number, **trial.config.to_params()} for trial in trials], indent=2))
+        return FINISHED
+    rows = [[str(trial.number), report.trial_name(trial.config, tuple(study.grid)), str(trial.config.epochs)] for trial in trials]
+    display.print_table(f"{study.name} on {study.base.dataset}: {len(trials)} trials, none run{more}", ["trial", "configuration", "epochs"], rows, 2)
+    return FINISHED
+
+
+def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
+    from harness import display
+    from harness.plan import make_plan
+    from harness.sweep import Means, WorkerLostError, run_sweep
+    from harness.track import MlflowTracker
+
+    plan = make_plan(file, request)
+    tracker = MlflowTracker(request.tracking_uri)
+    means = Means(request.executor, request.workers, request.group_size, request.fresh)
+    try:
+        outcome = run_sweep(plan, means, tracker, display.open_display())
+    except WorkerLostError as error:
+        print(f"error: {error}: what has ended is kept; the same command resumes: {_command(words)}", file=sys.stderr)
+        return SOME_FAILED
+    _show(plan, tracker, outcome, request, words)
+    return SOME_FAILED if outcome.summary.failed else FINISHED
+
+
+def _show(plan: SweepPlan, tracker: Tracker, outcome: SweepOutcome, request: Request, words: Sequence[str]) -> None:
+    from harness import display, report
+
+    lines = _closing_lines(plan, tracker, outcome, words)
+    if not request.json:
+        _print_summary(plan, outcome)
+        display.print_lines(lines)
+        return
+    display.print_lines(lines, to_stderr=True)
+    content = {
+        "study": plan.study.name,
+        "dataset": plan.study.base.dataset,
+        "sweep": plan.identity,
+        "tracking_uri": tracker.uri,
+        "experiment_id": outcome.sweep.experiment_id,
+        "run_id": outcome.sweep.run_id,
+        **report.as_json(outcome.summary),
+    }
+    print(json.dumps(content, indent=2))
+
+
+def _print_summary(plan: SweepPlan, outcome: SweepOutcome) -> None:
+    """Prints the headline metrics by configuration; of a long search the best ones."""
+    from harness import display, report
+    from harness.measures import HEADLINES, METRICS
+
+    summary = outcome.summary
+    rows = list(summary.rows)
+    if plan.study.sampler != "grid":
+        objective = plan.study.objectives[0]
+        sign = -1 if METRICS[objective].direction == "up" else 1
+        rows.sort(key=lambda row: sign * row.metrics[objective].mean if objective in row.metrics else float("inf"))
+    shown = rows[:LONGEST_TABLE]
+    seeds = max((len(row.trials) for row in rows), default=0)
+    what = f"mean and 95 % interval over {seeds} seeds" if seeds > 1 else "one seed each"
+    cells = [
+        [*(str(row.point[axis]) for axis in summary.axes), *(_cell(row.metrics.get(name)) for name in HEADLINES)]
+        for row in shown
+    ]
+    left_out = f"; {len(rows) - len(shown)} more rows are in trials.csv" if len(rows) > len(shown) else ""
+    display.print_table(f"{plan.title}: {what}{left_out}", [*summary.axes, *HEADLINES], cells, 1)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value.mean:.4f}" if value.count < 2 else f"{value.mean:.4f} ± {value.half_width:.4f}"
+
+
+def _closing_lines(plan: SweepPlan, tracker: Tracker, outcome: SweepOutcome, words: Sequence[str]) -> list[str]:
+    from harness.store import without_password
+
+    summary = outcome.summary
+    state = "was finished already" if outcome.was_finished else "is finished"
+    kept = f", {outcome.kept} of them kept from before" if outcome.kept and not outcome.was_finished else ""
+    failed = f", {len(summary.failed)} failed" if summary.failed else ""
+    lines = [f"The sweep {plan.identity} {state}: {summary.finished} of {summary.total} trials have results{failed}{kept}."]
+    lines += [f"  failed: trial {record.trial.number}: {record.reason}" for record in summary.failed[:10]]
+    uri = without_password(tracker.uri)
+    address = f"/#/experiments/{outcome.sweep.experiment_id}/runs/{outcome.sweep.run_id}"
+    if uri.startswith(("http://", "https://")):
+        lines += ["Next:", f"  {uri.rstrip('/')}{address}  (figures and tables)"]
+    else:
+        store = "" if uri == "sqlite:///mlflow.db" else f" --backend-store-uri {uri}"
+        lines += ["Next:", f"  mlflow ui{store}", f"  then open http://127.0.0.1:5000{address}  (figures and tables)"]
+    return [*lines, f"  {_command([*words, '--fresh'])}  (runs it all again)"]
+
+
+def _command(words: Sequence[str]) -> str:
+    import shlex
+
+    return f"python -m harness.study {shlex.join(words)}"
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""The coordinator: asks what to train, groups it, submits segments, writes what comes back, and goes on where it was."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from harness import models, report
+from harness.config import Trial, TrialConfig, TrialRecord, TrialResult
+from harness.display import Display
+from harness.executors import EXECUTORS, Executor
+from harness.measures import METRICS
+from harness.plan import SweepPlan
+from harness.search import GridSearch, SamplerSearch
+from harness.tracker import OpenSweep, SweepInfo, Tracker
+from harness.train import TrainState
+from harness.trial import Segment, evaluate_group, run_segment
+
+SEGMENTS = 3
+"""Into so many segments a training is cut: enough to see it going on, few enough that the cutting costs nothing."""
+
+EVALUATION_SHARE = 1.0
+"""The work of an evaluation, in trainings: for the bar only."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """How a sweep is run; none of it changes a number.
+
+    Attributes:
+        executor: Name of the executor.
+        workers: 0 for one a core, or one a GPU.
+        group_size: Trials that train together; 0 for as many as pays.
+        fresh: Start a new sweep even where there is one to resume.
+    """
+
+    executor: str = "processes"
+    workers: int = 0
+    group_size: int = 0
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """A sweep that is over.
+
+    Attributes:
+        sweep: The parent run.
+        summary: What it came to.
+        was_finished: Whether there was nothing left to do.
+        kept: Trials that had ended before.
+    """
+
+    sweep: OpenSweep
+    summary: report.Summary
+    was_finished: bool
+    kept: int
+
+
+class WorkerLostError(Exception):
+    """A worker process died: what had ended is kept, and the same command goes on."""
+
+
+class Search(Protocol):
+    """What to train next."""
+
+    def next_round(self) -> list[Trial]:
+        """All trials of the next round that has some to train; empty at the end."""
+
+    def tell(self, record: TrialRecord) -> None:
+        """Takes a result."""
+
+
+@dataclass
+class Group:
+    """Trials under way together.
+
+    Attributes:
+        trials: The members.
+        run_ids: Their runs.
+        states: After the last segment; ``None`` before the first.
+    """
+
+    trials: list[Trial]
+    run_ids: list[str] = field(default_factory=list)
+    states: list[TrainState] | None = None
+
+    @property
+    def configs(self) -> list[TrialConfig]:
+        """The members' configurations."""
+        return [trial.config for trial in self.trials]
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether no member has epochs left."""
+        epochs = self.trials[0].config.epochs
+        return self.states is not None and all(state.failure or state.epoch >= epochs for state in self.states)
+
+
+def run_sweep(plan: SweepPlan, means: Means, tracker: Tracker, display: Display) -> SweepOutcome:
+    """Runs a sweep to its end, or goes on with it.
+
+    Raises:
+        UserError: if the tracking store or a search space cannot be used.
+        WorkerLostError: if a worker process died.
+        KeyboardInterrupt: on Ctrl-C, after the runs under way were ended as interrupted.
+    """
+    sweep = tracker.open_sweep(_info(plan), means.fresh)
+    for note in sweep.notes:
+        display.note(f"note: {note}")
+    records = {number: record for number, record in sweep.records.items() if number < plan.total}
+    kept, search = len(records), open_search(plan, records)
+    trials = search.next_round()
+    if trials or not sweep.was_finished:
+        tracker.resume_sweep(sweep)
+        _run_rounds(_Run(plan, means, tracker, display, sweep), search, trials, records)
+    ordered = [records[number] for number in sorted(records)]
+    summary = report.summarize(ordered, report.table_axes(tuple(plan.study.grid), ordered), plan.total)
+    if trials or not sweep.was_finished:
+        _finish(plan, tracker, sweep, summary, ordered)
+    return SweepOutcome(sweep, summary, was_finished=not trials, kept=kept)
+
+
+def open_search(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> Search:
+    """The sweep's Optuna study, with the ended trials in it."""
+    directions = [METRICS[name].direction for name in plan.study.objectives]
+    if plan.search_space is None or plan.study.sampler == "grid":
+        return GridSearch(plan.study, directions, plan.trials, records)
+    return SamplerSearch(plan.study, directions, plan.search_space, plan.overrides, models.resolve, records)
+
+
+def partition(trials: Sequence[Trial], group_size: int) -> list[list[Trial]]:
+    """Divides trials into groups that can train as one model.
+
+    A function of the trials alone, not of the workers or of what has ended, so that neither can change a result.
+    Members differ in seed, latent size and learning rate at most.
+    """
+    alike: dict[TrialConfig, list[Trial]] = {}
+    for trial in trials:
+        alike.setdefault(replace(trial.config, seed=0, latent_size=1, learning_rate=1.0), []).append(trial)
+    groups = [members[start : start + group_size] for members in alike.values() for start in range(0, len(members), group_size)]
+    return sorted(groups, key=lambda members: members[0].number)
+
+
+def choose_workers(wanted: int, device: str) -> int:
+    """As many as asked for; else one for each core that this process may use, or one for each GPU."""
+    if wanted:
+        return wanted
+    if device != "cpu":
+        import torch
+
+        return max(1, torch.cuda.device_count())
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_group_size(wanted: int) -> int:
+    """As many as asked for; else one, which spreads best over workers as long as members train one after the other."""
+    return wanted or 1
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same while a sweep runs."""
+
+    plan: SweepPlan
+    means: Means
+    tracker: Tracker
+    display: Display
+    sweep: OpenSweep
+    under_way: dict[str, str] = field(default_factory=dict)
+
+
+def _run_rounds(run: _Run, search: Search, trials: list[Trial], records: dict[int, TrialRecord]) -> None:
+    """Runs round after round; whatever ends it early, no run is left behind as running."""
+    units = run.plan.total * (1 + EVALUATION_SHARE)
+    run.display.start(run.plan.title, units, len(records) * (1 + EVALUATION_SHARE), run.plan.total, len(records))
+    workers = choose_workers(run.means.workers, run.plan.placement.device)
+    try:
+        with EXECUTORS[run.means.executor](workers) as executor:
+            while trials:
+                for record in _run_round(run, executor, trials, records):
+                    records[record.trial.number] = record
+                    search.tell(record)
+                    is_best = report.best_trial(records.values(), "val/mse") is record
+                    run.display.trial_ended(_name(run.plan, record.trial.config), record, is_best)
+                trials = search.next_round()
+    except BaseException as error:
+        run.tracker.stop_trials([*run.under_way, run.sweep.run_id], "interrupted")
+        if isinstance(error, BrokenProcessPool):
+            raise WorkerLostError("a worker process died (killed, or out of memory)") from error
+        raise
+    finally:
+        run.display.stop()
+
+
+def _run_round(run: _Run, executor: Executor, trials: list[Trial], records: Mapping[int, TrialRecord]) -> Iterator[TrialRecord]:
+    """Keeps as many groups under way as the executor has slots for, and gives each trial's record as it ends."""
+    groups = partition(trials, choose_group_size(run.means.group_size))
+    waiting = deque(Group([trial for trial in members if trial.number not in records]) for members in groups)
+    active: dict[Future[Any], Group] = {}
+    while waiting or active:
+        while waiting and len(active) < executor.slots:
+            group = waiting.popleft()
+            if group.trials:
+                active[_submit(run, executor, _begin(run, group))] = group
+        done, _ = wait(active, return_when=FIRST_COMPLETED)
+        for future in done:
+            group = active.pop(future)
+            if isinstance(outcome := future.result(), Segment):
+                _take_segment(run, group, outcome)
+                active[_submit(run, executor, group)] = group
+            else:
+                yield from _take_results(run, group, outcome)
+
+
+def _begin(run: _Run, group: Group) -> Group:
+    group_name = "-".join(str(trial.number) for trial in (group.trials[0], group.trials[-1]))
+    tags = {"harness.group": group_name, "harness.executor": run.means.executor}
+    for trial in group.trials:
+        run_id = run.tracker.start_trial(run.sweep, trial, _name(run.plan, trial.config), tags)
+        group.run_ids.append(run_id)
+        run.under_way[run_id] = ""
+    return group
+
+
+def _submit(run: _Run, executor: Executor, group: Group) -> Future[Any]:
+    if group.is_trained:
+        return executor.submit(evaluate_group, group.configs, group.states, run.plan.placement)
+    epochs = -(-group.trials[0].config.epochs // SEGMENTS)
+    return executor.submit(run_segment, group.configs, group.states, epochs, run.plan.placement)
+
+
+def _take_segment(run: _Run, group: Group, segment: Segment) -> None:
+    group.states = segment.states
+    for trial, run_id, logs in zip(group.trials, group.run_ids, segment.logs, strict=True):
+        run.tracker.log_epochs(run_id, logs)
+        run.display.advance(len(logs) / trial.config.epochs)
+
+
+def _take_results(run: _Run, group: Group, results: Sequence[TrialResult]) -> Iterator[TrialRecord]:
+    for trial, run_id, result in zip(group.trials, group.run_ids, results, strict=True):
+        record = run.tracker.finish_trial(run_id, trial, result)
+        del run.under_way[run_id]
+        run.display.advance(EVALUATION_SHARE)
+        yield record
+
+
+def _finish(plan: SweepPlan, tracker: Tracker, sweep: OpenSweep, summary: report.Summary, records: Sequence[TrialRecord]) -> None:
+    """Writes the best values, the counts, the tables and the pictures on the parent run."""
+    metrics = {name: record.metrics[name] for name, record in summary.best.items()}
+    counts = {"trials/total": summary.total, "trials/finished": summary.finished, "trials/failed": len(summary.failed)}
+    tags = {f"harness.best.{name}": record.run_id for name, record in summary.best.items()}
+    note = f"{plan.study.question}\n\nIts metrics are the best of its trials, each by itself; the tags harness.best.* name the runs."
+    files = report.sweep_files(summary, records, tracker.read_file)
+    status = "FINISHED" if summary.finished else "FAILED"
+    tracker.finish_sweep(sweep, status, metrics | counts, tags | {"mlflow.note.content": note}, files)
+
+
+def _info(plan: SweepPlan) -> SweepInfo:
+    return SweepInfo(
+        study=plan.study.name,
+        identity=plan.identity,
+        title=plan.title,
+        question=plan.study.question,
+        dataset=plan.study.base.dataset,
+        data_fingerprint=plan.data_fingerprint,
+        device=plan.placement.device,
+        files={f"study/{plan.study.name}.py": plan.source.encode()},
+    )
+
+
+def _name(plan: SweepPlan, config: TrialConfig) -> str:
+    return report.trial_name(config, tuple(plan.study.grid))

@@ -1,0 +1,155 @@
+"""What a sweep asks of a tracking store, and ``NullTracker``, which keeps everything in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+from harness.config import EpochLog, Trial, TrialRecord, TrialResult
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass(frozen=True)
+class SweepInfo:
+    """What the tracking store is told of a sweep.
+
+    Attributes:
+        study: Name of the study, which is that of the experiment.
+        identity: Of the sweep.
+        title: Name of the parent run.
+        question: What the study answers.
+        dataset: Name of the dataset.
+        data_fingerprint: SHA-256 of the dataset.
+        device: On which the trials compute.
+        files: Contents by path, kept on the parent run.
+    """
+
+    study: str
+    identity: str
+    title: str
+    question: str
+    dataset: str
+    data_fingerprint: str
+    device: str
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OpenSweep:
+    """A sweep's parent run and what it holds so far.
+
+    Attributes:
+        run_id: Of the parent.
+        experiment_id: Of the experiment.
+        records: The trials that have ended, by number.
+        attempts: How often each trial that has not ended was begun, by number.
+        was_finished: Whether the parent run says that the sweep is over.
+        notes: Sentences that the user should read.
+    """
+
+    run_id: str
+    experiment_id: str
+    records: dict[int, TrialRecord] = field(default_factory=dict)
+    attempts: dict[int, int] = field(default_factory=dict)
+    was_finished: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class Tracker(Protocol):
+    """Where a sweep's results go."""
+
+    uri: str
+
+    def open_sweep(self, info: SweepInfo, fresh: bool) -> OpenSweep:
+        """Opens the newest sweep of this identity, or a new one."""
+
+    def resume_sweep(self, sweep: OpenSweep) -> None:
+        """Says that the sweep is running again."""
+
+    def start_trial(self, sweep: OpenSweep, trial: Trial, name: str, tags: Mapping[str, str]) -> str:
+        """Begins a trial's run; gives its id."""
+
+    def log_epochs(self, run_id: str, logs: Sequence[EpochLog]) -> None:
+        """Adds the logs of some epochs."""
+
+    def finish_trial(self, run_id: str, trial: Trial, result: TrialResult) -> TrialRecord:
+        """Writes a trial's numbers and files and ends its run."""
+
+    def stop_trials(self, run_ids: Iterable[str], reason: str) -> None:
+        """Ends runs whose trials did not come to an end."""
+
+    def finish_sweep(
+        self, sweep: OpenSweep, status: Status, metrics: Mapping[str, float], tags: Mapping[str, str], files: Mapping[str, bytes]
+    ) -> None:
+        """Writes what the sweep came to and ends its run."""
+
+    def read_file(self, run_id: str, path: str) -> bytes:
+        """Reads back a file of a run."""
+
+
+class NullTracker:
+    """Keeps everything in memory: the plain twin of the tracker that writes to MLflow."""
+
+    uri = ""
+
+    def __init__(self) -> None:
+        self.sweeps: dict[str, OpenSweep] = {}
+        self.epochs: dict[str, list[EpochLog]] = {}
+        self.files: dict[tuple[str, str], bytes] = {}
+        self.statuses: dict[str, str] = {}
+        self.metrics: dict[str, dict[str, float]] = {}
+        self._parents: dict[str, OpenSweep] = {}
+
+    def open_sweep(self, info: SweepInfo, fresh: bool) -> OpenSweep:
+        """Opens the newest sweep of this identity, or a new one."""
+        if fresh or info.identity not in self.sweeps:
+            self.sweeps[info.identity] = OpenSweep(self._new_run(), experiment_id="0")
+        sweep = self.sweeps[info.identity]
+        return replace(sweep, records=dict(sweep.records), was_finished=self.statuses[sweep.run_id] == "FINISHED")
+
+    def resume_sweep(self, sweep: OpenSweep) -> None:
+        """Says that the sweep is running again."""
+        self.statuses[sweep.run_id] = "RUNNING"
+
+    def start_trial(self, sweep: OpenSweep, trial: Trial, name: str, tags: Mapping[str, str]) -> str:
+        """Begins a trial's run; gives its id."""
+        run_id = self._new_run()
+        self._parents[run_id] = next(each for each in self.sweeps.values() if each.run_id == sweep.run_id)
+        return run_id
+
+    def log_epochs(self, run_id: str, logs: Sequence[EpochLog]) -> None:
+        """Adds the logs of some epochs."""
+        self.epochs.setdefault(run_id, []).extend(logs)
+
+    def finish_trial(self, run_id: str, trial: Trial, result: TrialResult) -> TrialRecord:
+        """Keeps a trial's numbers and files."""
+        self.statuses[run_id] = result.status
+        self._keep(run_id, result.artifacts)
+        record = TrialRecord(run_id, trial, result.status, result.metrics, result.reason)
+        self._parents[run_id].records[trial.number] = record
+        return record
+
+    def stop_trials(self, run_ids: Iterable[str], reason: str) -> None:
+        """Ends runs whose trials did not come to an end."""
+        self.statuses.update(dict.fromkeys(run_ids, reason))
+
+    def finish_sweep(
+        self, sweep: OpenSweep, status: Status, metrics: Mapping[str, float], tags: Mapping[str, str], files: Mapping[str, bytes]
+    ) -> None:
+        """Keeps what the sweep came to."""
+        self.statuses[sweep.run_id], self.metrics[sweep.run_id] = status, dict(metrics)
+        self._keep(sweep.run_id, files)
+
+    def read_file(self, run_id: str, path: str) -> bytes:
+        """Reads back a file of a run."""
+        return self.files[run_id, path]
+
+    def _new_run(self) -> str:
+        run_id = f"run-{len(self.statuses)}"
+        self.statuses[run_id] = "RUNNING"
+        return run_id
+
+    def _keep(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        self.files.update({(run_id, path): content for path, content in files.items()})

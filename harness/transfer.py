@@ -1,0 +1,178 @@
+"""Are the latents of use with a handful of labels? An MLP on features, few labelled images, several shared draws."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+HIDDEN_UNITS = 64
+LEARNING_RATE = 2e-3
+BATCH_SIZE = 16
+CURVE_TEST_IMAGES = 1000
+"""Test images on which the per-epoch curves are measured; the accuracies after the last epoch use them all."""
+
+CURVES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledInputs:
+    """What the classifier sees: images or features.
+
+    Attributes:
+        inputs: (N, ...).
+        labels: (N,), int64.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TransferOutcome:
+    """What one way of classifying came to.
+
+    Attributes:
+        accuracies: Test accuracy after the last epoch for each draw, (draws,), float64.
+        curves: (draws, epochs, 4), float64; the last axis as in ``CURVES``.
+    """
+
+    accuracies: Tensor
+    curves: Tensor
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over the draws."""
+        return float(self.accuracies.mean())
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over the draws; NaN for a single one."""
+        return float(self.accuracies.std()) if len(self.accuracies) > 1 else float("nan")
+
+    def curve(self, name: str) -> tuple[float, ...]:
+        """One of ``CURVES``, mean over the draws, a value an epoch."""
+        return tuple(self.curves.mean(dim=0)[:, CURVES.index(name)].tolist())
+
+
+class Standardize(nn.Module):
+    """Subtracts each feature's mean and divides all by one common scale.
+
+    One scale for all features, so that a rotation of the features changes nothing and features without variance stay
+    small. Fitted on unlabelled training features; it never changes afterwards.
+    """
+
+    def __init__(self, features: Tensor) -> None:
+        super().__init__()
+        scale = features.std(dim=0).square().mean().sqrt().clamp_min(1e-8)
+        self.register_buffer("mean", features.mean(dim=0))
+        self.register_buffer("scale", scale)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Keeps the shape (B, d)."""
+        return (features - self.get_buffer("mean")) / self.get_buffer("scale")
+
+
+def classify_features(
+    draws: Sequence[LabelledInputs], test: LabelledInputs, reference: Tensor, classes: int, epochs: int, seed: int
+) -> TransferOutcome:
+    """Trains the MLP on fixed features.
+
+    Args:
+        draws: Labelled features, (L, d), one entry for each draw.
+        test: Test features.
+        reference: Unlabelled training features, (N, d), from which the scale is taken.
+        classes: Number of classes.
+        epochs: Epochs for each draw.
+        seed: Of the MLP's weights and of the order; the draw's number is added.
+    """
+    return classify_with_encoder(nn.Identity(), draws, test, reference, classes, epochs, seed)
+
+
+def classify_with_encoder(
+    encoder: nn.Module, draws: Sequence[LabelledInputs], test: LabelledInputs, reference: Tensor, classes: int, epochs: int, seed: int
+) -> TransferOutcome:
+    """Trains the MLP and the encoder under it together; the encoder that was given is left as it is.
+
+    Args:
+        encoder: Images to codes, (B, d).
+        draws: Labelled images, (L, C, H, W), one entry for each draw.
+        test: Test images.
+        reference: Codes of unlabelled training images by this encoder, (N, d), from which the scale is taken.
+        classes: Number of classes.
+        epochs: Epochs for each draw.
+        seed: Of the MLP's weights and of the order; the draw's number is added.
+    """
+    scale = Standardize(reference)
+    nets: list[nn.Module] = []
+    for index in range(len(draws)):
+        head = _mlp(reference.shape[1], classes, seed + index).to(reference.device)
+        nets.append(nn.Sequential(copy.deepcopy(encoder), copy.deepcopy(scale), head))
+    return _train_draws(nets, draws, test, epochs, seed)
+
+
+@torch.no_grad()
+def calibrate_batch_norm(encoder: nn.Module, images: Tensor, block: int = 1024) -> None:
+    """Sets the running statistics of an untrained encoder's batch norms to those of real images, in place.
+
+    Without it they are 0 and 1, which are not the statistics of any data, and the few steps of a small labelled set
+    do not bring them near. Leaves the encoder in evaluation mode.
+    """
+    norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the blocks
+    encoder.train()
+    for part in images.split(block):
+        if len(part) > 1:
+            encoder(part)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    encoder.eval()
+
+
+def _train_draws(
+    nets: Sequence[nn.Module], draws: Sequence[LabelledInputs], test: LabelledInputs, epochs: int, seed: int
+) -> TransferOutcome:
+    results = [_train(net, draw, test, epochs, seed + index) for index, (net, draw) in enumerate(zip(nets, draws, strict=True))]
+    return TransferOutcome(torch.tensor([accuracy for accuracy, _ in results], dtype=torch.float64), torch.stack([curve for _, curve in results]))
+
+
+def _train(net: nn.Module, draw: LabelledInputs, test: LabelledInputs, epochs: int, seed: int) -> tuple[float, Tensor]:
+    """Gives the accuracy on all test images and the curves, (epochs, 4)."""
+    optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE, fused=True)
+    generator = torch.Generator().manual_seed(seed)
+    shown = LabelledInputs(test.inputs[:CURVE_TEST_IMAGES], test.labels[:CURVE_TEST_IMAGES])
+    curves = torch.empty(epochs, len(CURVES), dtype=torch.float64)
+    for epoch in range(epochs):
+        net.train()
+        for batch in torch.randperm(len(draw.labels), generator=generator).split(BATCH_SIZE):
+            if len(batch) == 1 and len(draw.labels) > 1:
+                continue  # batch norm cannot normalise a single image
+            optimizer.zero_grad(set_to_none=True)
+            batch = batch.to(draw.labels.device)
+            functional.cross_entropy(net(draw.inputs[batch]), draw.labels[batch]).backward()
+            optimizer.step()
+        train_loss, train_accuracy = _loss_and_accuracy(net, draw)
+        test_loss, test_accuracy = _loss_and_accuracy(net, shown)
+        curves[epoch] = torch.tensor([train_loss, test_loss, train_accuracy, test_accuracy], dtype=torch.float64)
+    return _loss_and_accuracy(net, test)[1], curves
+
+
+@torch.no_grad()
+def _loss_and_accuracy(net: nn.Module, part: LabelledInputs, block: int = 1024) -> tuple[float, float]:
+    net.eval()
+    logits = torch.cat([net(inputs) for inputs in part.inputs.split(block)])
+    accuracy = (logits.argmax(dim=1) == part.labels).double().mean()
+    return float(functional.cross_entropy(logits, part.labels)), float(accuracy)
+
+
+def _mlp(features: int, classes: int, seed: int) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(features, HIDDEN_UNITS), nn.ReLU(), nn.Linear(HIDDEN_UNITS, classes))

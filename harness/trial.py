@@ -1,0 +1,83 @@
+"""What a worker does: a segment of a group's training, and the evaluation of a trained group. Pure functions on records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from harness.artifacts import failure_artifacts, trial_artifacts
+from harness.config import EpochLog, Placement, TrialConfig, TrialResult
+from harness.material import Material, gather
+from harness.measures import Evaluation, measure_all
+from harness.train import TrainState, describe_error, initial_state, train_group
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What a segment gives: the states after it and each member's logs.
+
+    Attributes:
+        states: One a member.
+        logs: Those of the segment's epochs, for each member.
+    """
+
+    states: list[TrainState]
+    logs: list[list[EpochLog]]
+
+
+def run_segment(configs: Sequence[TrialConfig], states: Sequence[TrainState] | None, epochs: int, placement: Placement) -> Segment:
+    """Trains a group for some epochs more.
+
+    Args:
+        configs: The members, of one architecture, dataset, batch size and number of epochs.
+        states: One a member, from the segment before; ``None`` for the first segment.
+        epochs: How many.
+        placement: Where the images are and where to train.
+    """
+    with _as_everywhere(placement):
+        material = gather(configs[0], placement)
+        if states is None:
+            states = [initial_state(config, material.shape) for config in configs]
+        return Segment(*train_group(configs, states, epochs, material.splits))
+
+
+def evaluate_group(configs: Sequence[TrialConfig], states: Sequence[TrainState], placement: Placement) -> list[TrialResult]:
+    """Measures every member of a trained group; one that failed in training, or fails here, is a failed result."""
+    with _as_everywhere(placement):
+        material = gather(configs[0], placement)
+        return [_evaluate(config, state, material) for config, state in zip(configs, states, strict=True)]
+
+
+def _evaluate(config: TrialConfig, state: TrainState, material: Material) -> TrialResult:
+    if state.failure:
+        return _failed(config, state, state.failure)
+    try:
+        evaluation = Evaluation(config, state, material)
+        metrics = measure_all(evaluation)
+        return TrialResult(config, "finished", metrics, evaluation.curves, trial_artifacts(evaluation))
+    except Exception as error:  # whatever it is, it is this trial's result and not the sweep's end
+        return _failed(config, state, describe_error(error))
+
+
+def _failed(config: TrialConfig, state: TrainState, failure: str) -> TrialResult:
+    reason = failure.partition("\n")[0]
+    return TrialResult(config, "failed", artifacts=failure_artifacts(config, state.logs, failure), reason=reason)
+
+
+@contextmanager
+def _as_everywhere(placement: Placement) -> Iterator[None]:
+    """On a CPU: one thread and deterministic algorithms, so that every executor gives the same bits."""
+    if placement.device != "cpu":
+        yield
+        return
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
