@@ -58,7 +58,7 @@ def _interpolation(evaluation: Evaluation) -> dict[str, bytes]:
     strips = _array(interpolation.decoded_strips(evaluation.codes, pairs, evaluation.decode))
     labels = evaluation.material.splits.test.labels.tolist()
     rows = [(f"{labels[first]} to {labels[second]}", strip) for (first, second), strip in zip(pairs, strips, strict=True)]
-    heading = [f"{1 - step / (len(strips[0]) - 1):.2g}" for step in range(len(strips[0]))]
+    heading = [f"{1 - step / (len(strips[0]) - 1):.3g}" for step in range(len(strips[0]))]
     note = f"{_title(evaluation.config)}: decoded a E(x1) + (1 - a) E(x2), columns by a"
     levels = (np.clip(strips, 0, 1) * 255).round().astype(np.uint8)
     classes = np.array([[labels[index] for index in pair] for pair in pairs])
@@ -93,7 +93,9 @@ def _config_json(config: TrialConfig, more: Mapping[str, Any] | None = None) -> 
 
 
 def _transfer_csv(curves: Mapping[str, Sequence[float]]) -> bytes:
-    return _csv([["epoch", *curves], *([epoch, *values] for epoch, values in enumerate(zip(*curves.values(), strict=True), start=1))])
+    return _csv(
+        [["epoch", *curves], *([epoch, *values] for epoch, values in enumerate(zip(*curves.values(), strict=True), start=1))]
+    )
 
 
 def _title(config: TrialConfig) -> str:

@@ -74,10 +74,7 @@ class TrialConfig:
 
     def to_params(self) -> dict[str, str]:
         """The fields as text, those that are ``None`` in the word that the command line uses for it."""
-        return {
-            each.name: _as_text(each.metadata["rule"], getattr(self, each.name))
-            for each in fields(self)
-        }
+        return {each.name: _as_text(each.metadata["rule"], getattr(self, each.name)) for each in fields(self)}
 
     @classmethod
     def from_params(cls, params: Mapping[str, str]) -> TrialConfig:

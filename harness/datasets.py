@@ -137,14 +137,20 @@ def _fingerprint(pixels: Pixels) -> str:
 def _check_pixels(name: str, pixels: Pixels) -> None:
     images, labels = pixels.images, pixels.labels
     if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise UserError(f"dataset {name!r}: images have shape {images.shape}: allowed are (N, H, W) and (N, C, H, W) with C = 1 or 3")
+        raise UserError(
+            f"dataset {name!r}: images have shape {images.shape}: allowed are (N, H, W) and (N, C, H, W) with C = 1 or 3"
+        )
     if not all(SMALLEST <= side <= LARGEST for side in images.shape[2:]):
         height, width = images.shape[2:]
-        raise UserError(f"dataset {name!r}: images are {height} x {width} pixels: allowed are {SMALLEST} to {LARGEST} on each side")
+        raise UserError(
+            f"dataset {name!r}: images are {height} x {width} pixels: allowed are {SMALLEST} to {LARGEST} on each side"
+        )
     if len(images) < FEWEST_IMAGES:
         raise UserError(f"dataset {name!r} has {len(images)} images: at least {FEWEST_IMAGES} are needed for its three splits")
     if labels.shape != (len(images),):
-        raise UserError(f"dataset {name!r}: {len(images)} images and labels of shape {labels.shape}: give one label an image, ({len(images)},)")
+        raise UserError(
+            f"dataset {name!r}: {len(images)} images and labels of shape {labels.shape}: give one label an image"
+        )
     if len(np.unique(labels)) < 2:
         raise UserError(f"dataset {name!r} has one class: transfer needs at least two")
 
@@ -195,7 +201,8 @@ def _download_torchvision(class_name: str, arguments: dict[str, str], root: Path
     except (OSError, RuntimeError, EOFError) as error:
         cause = " ".join(str(error).split())[:160]
         raise UserError(
-            f"dataset {class_name}: {missing[0].name} is missing, looked for in {missing[0].parent}, and cannot be downloaded ({cause}): "
+            f"dataset {class_name}: {missing[0].name} is missing, looked for in {missing[0].parent}, "
+            f"and cannot be downloaded ({cause}): "
             "name a folder that has it with --data-root, or use --dataset digits"
         ) from None
 
@@ -253,7 +260,9 @@ def _read_folder(argument: str, root: Path, image_size: int | None) -> Pixels:
 
     folder = Path(argument).expanduser()
     if not folder.is_dir():
-        raise UserError(f"dataset folder:{argument}: there is no such folder; give one with a sub-folder of images for each class")
+        raise UserError(
+            f"dataset folder:{argument}: there is no such folder; give one with a sub-folder of images for each class"
+        )
     readable = set(Image.registered_extensions())
     classes = sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
     files = [
@@ -289,7 +298,9 @@ def _read_picture(path: Path, side: int) -> npt.NDArray[np.uint8]:
 def _read_npz(argument: str, root: Path, image_size: int | None) -> Pixels:
     path = Path(argument).expanduser()
     if not path.is_file():
-        raise UserError(f"dataset npz:{argument}: there is no such file; give one with arrays images (N, H, W) or (N, C, H, W) and labels (N,)")
+        raise UserError(
+            f"dataset npz:{argument}: there is no such file; give one with images (N, H, W) or (N, C, H, W) and labels (N,)"
+        )
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays["labels"]
@@ -331,12 +342,18 @@ def _torchvision(class_name: str, about: str, files: tuple[str, ...], **argument
 DATASETS: dict[str, Dataset] = {
     "digits": Dataset(_read_digits, "1,797 handwritten digits, 8 x 8, shipped with scikit-learn"),
     "mnist": _torchvision("MNIST", "70,000 handwritten digits, 28 x 28", tuple(f"MNIST/raw/{file}" for file in _IDX)),
-    "fashion_mnist": _torchvision("FashionMNIST", "70,000 pieces of clothing, 28 x 28", tuple(f"FashionMNIST/raw/{file}" for file in _IDX)),
+    "fashion_mnist": _torchvision(
+        "FashionMNIST", "70,000 pieces of clothing, 28 x 28", tuple(f"FashionMNIST/raw/{file}" for file in _IDX)
+    ),
     "kmnist": _torchvision("KMNIST", "70,000 cursive Japanese characters, 28 x 28", tuple(f"KMNIST/raw/{file}" for file in _IDX)),
     "emnist": _torchvision(
         "EMNIST",
         "131,600 handwritten letters and digits in 47 classes, 28 x 28",
-        tuple(f"EMNIST/raw/emnist-balanced-{part}-{kind}" for part in ("train", "test") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")),
+        tuple(
+            f"EMNIST/raw/emnist-balanced-{part}-{kind}"
+            for part in ("train", "test")
+            for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
+        ),
         split="balanced",
     ),
     "usps": _torchvision("USPS", "9,298 digits from envelopes, 16 x 16", ("usps.bz2", "usps.t.bz2")),

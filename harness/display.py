@@ -95,7 +95,7 @@ class LiveDisplay:
     def start(self, title: str, units: float, done: float, total: int, ended: int) -> None:
         """Shows the bar."""
         self._total, self._ended = total, ended
-        self._task = self._progress.add_task(title, total=units, completed=done, trials=self._trials(), best="")
+        self._task = self._progress.add_task(title, total=units, completed=int(done), trials=self._trials(), best="")
         self._progress.start()
 
     def advance(self, units: float) -> None:

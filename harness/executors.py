@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -60,8 +61,9 @@ class ProcessExecutor:
         self._pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Queues the function for the next free worker."""
-        return self._pool.submit(function, *arguments)
+        """Queues the function for the next free worker, which is started here where there is none yet."""
+        with _interrupts_held():
+            return self._pool.submit(function, *arguments)
 
     def __enter__(self) -> Self:
         return self
@@ -72,6 +74,19 @@ class ProcessExecutor:
             for process in list((self._pool._processes or {}).values()):  # terminate_workers() came with Python 3.14
                 process.kill()
         self._pool.shutdown(wait=error is None, cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Keeps Ctrl-C from a process that starts now until it can leave it to the coordinator, which gets it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker() -> None:

@@ -64,6 +64,7 @@ class LineFigure:
         series: The measured lines.
         floors: Lines of what a method with no learning reaches.
         log_y: Whether the y axis is logarithmic.
+        y_range: What values there can be at all; an interval's ends outside it are not drawn.
     """
 
     title: str
@@ -72,6 +73,7 @@ class LineFigure:
     series: Sequence[Series]
     floors: Sequence[Series] = field(default=())
     log_y: bool = False
+    y_range: tuple[float, float] | None = None
 
 
 def line_figure(content: LineFigure) -> bytes:
@@ -86,6 +88,7 @@ def line_panels(title: str, panels: Sequence[LineFigure], share_y: bool = True) 
         _draw_lines(axis, panel)
         if len(panels) > 1:
             axis.set_title(panel.title, fontsize=10)
+    axes[0].set_ylabel(panels[0].y_label)
     figure.suptitle(title, fontsize=12)
     labelled = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(list(labelled.values()), list(labelled), loc="outside right center", frameon=False, fontsize=9)
@@ -108,11 +111,13 @@ def _draw_lines(axis: Axes, content: LineFigure) -> None:
         style = (0, (4, 2)) if line.dashed else "-"
         axis.plot(line.x, line.y, color=color, marker=marker, markersize=5, linewidth=1.6, linestyle=style, label=line.label)
         if len(line.low):
-            axis.fill_between(line.x, line.low, line.high, color=color, alpha=0.18, linewidth=0)
+            low, high = (np.clip(ends, *(content.y_range or (-np.inf, np.inf))) for ends in (line.low, line.high))
+            axis.fill_between(line.x, low, high, color=color, alpha=0.18, linewidth=0)
     for index, line in enumerate(content.floors):
-        axis.plot(line.x, line.y, color="#666666", linestyle=FLOOR_STYLES[index % len(FLOOR_STYLES)], linewidth=1.3, label=line.label)
+        axis.plot(
+            line.x, line.y, color="#666666", linestyle=FLOOR_STYLES[index % len(FLOOR_STYLES)], linewidth=1.3, label=line.label
+        )
     axis.set_xlabel(content.x_label)
-    axis.set_ylabel(content.y_label)
     if content.log_y:
         _logarithmic(axis)
     axis.grid(color="#DDDDDD", linewidth=0.6)
@@ -197,7 +202,9 @@ def correlation_picture(matrix: Array, note: str) -> bytes:
         _write(pen, left + centre - _text_width(str(unit)) // 2, top - FONT_SIZE - 6, str(unit))
     _write(pen, left, top + side + 8, "latent unit")
     for value in (-1.0, -0.5, 0.0, 0.5, 1.0):
-        _write(pen, left + side + 42, top + round((1 - value) / 2 * side) - FONT_SIZE // 2 - 1, f"{value:+.1f}" if value else "0.0")
+        _write(
+            pen, left + side + 42, top + round((1 - value) / 2 * side) - FONT_SIZE // 2 - 1, f"{value:+.1f}" if value else "0.0"
+        )
     return _image_png(canvas)
 
 

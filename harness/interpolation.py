@@ -41,7 +41,7 @@ def decoded_strips(codes: Tensor, pairs: Sequence[tuple[int, int]], decode: Deco
     weights = [1 - step / (steps - 1) for step in range(steps)]
     mixed = interpolate(codes, pairs, weights)
     images = decode(mixed.flatten(0, 1))
-    return images.unflatten(0, (len(pairs), steps))
+    return images.reshape(len(pairs), steps, *images.shape[1:])
 
 
 def nearest_mse(queries: Tensor, references: Tensor, block: int = 256) -> Tensor:
@@ -56,7 +56,10 @@ def nearest_mse(queries: Tensor, references: Tensor, block: int = 256) -> Tensor
         (Q,), float32.
     """
     flat = references.flatten(1)
-    distances = [torch.cdist(part, flat, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1) for part in queries.flatten(1).split(block)]
+    distances = [
+        torch.cdist(part, flat, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1)
+        for part in queries.flatten(1).split(block)
+    ]
     return torch.cat(distances).square() / flat.shape[1]
 
 

@@ -67,7 +67,7 @@ def total_correlation(codes: Tensor) -> float:
 
 
 def effective_rank(codes: Tensor) -> float:
-    """exp of the entropy of the normalised spectrum of the covariance (Roy and Vetterli 2007).
+    """Takes exp of the entropy of the normalised spectrum of the covariance (Roy and Vetterli 2007).
 
     Returns:
         From 1 (all variance in one direction) to d (the same variance in every direction); 0 where nothing varies.
@@ -103,5 +103,6 @@ def _standard_scores(codes: Tensor) -> Tensor:
 
 def _pairs(matrix: Tensor) -> Tensor:
     """The entries above the diagonal."""
-    rows, columns = torch.triu_indices(*matrix.shape, offset=1)
+    size = len(matrix)
+    rows, columns = torch.triu_indices(size, size, offset=1)
     return matrix[rows, columns]

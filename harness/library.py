@@ -54,7 +54,9 @@ def load_study(name_or_path: str) -> StudyFile:
         raise UserError(f"{path} declares no study: it needs STUDY = StudyConfig(...), imported from harness.config")
     search_space = getattr(module, "search_space", None)
     if study.sampler != "grid" and not callable(search_space):
-        raise UserError(f"{path}: the sampler is {study.sampler!r}, so the file needs a function search_space(trial) -> TrialConfig")
+        raise UserError(
+            f"{path}: the sampler is {study.sampler!r}, so the file needs a function search_space(trial) -> TrialConfig"
+        )
     return StudyFile(replace(study, name=study.name or path.stem), search_space, path)
 
 
@@ -62,7 +64,9 @@ def _find(name_or_path: str) -> Path:
     if name_or_path.endswith(".py") or "/" in name_or_path:
         path = Path(name_or_path).expanduser()
         if not path.is_file():
-            raise UserError(f"there is no study file {name_or_path}: give the path of one, or a name from python -m harness.study --list")
+            raise UserError(
+                f"there is no study file {name_or_path}: give the path of one, or a name from python -m harness.study --list"
+            )
         return path.resolve()
     studies = list_studies()
     if name_or_path not in studies:

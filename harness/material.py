@@ -59,7 +59,9 @@ class Material:
         """The labelled images of every draw."""
         if (labels, draws) not in self._draws:
             parts = label_draws(self.data, self.split_seed, labels, draws)
-            self._draws[labels, draws] = [LabelledInputs(part.images.to(self.device), part.labels.to(self.device)) for part in parts]
+            self._draws[labels, draws] = [
+                LabelledInputs(part.images.to(self.device), part.labels.to(self.device)) for part in parts
+            ]
         return self._draws[labels, draws]
 
     def raw_pixels_transfer(self, config: TrialConfig) -> TransferOutcome:
@@ -100,5 +102,3 @@ def gather(config: TrialConfig, placement: Placement) -> Material:
 def _gather(dataset: str, image_size: int | None, split_seed: int, train_size: int | None, placement: Placement) -> Material:
     data = datasets.load(dataset, placement.data_root, image_size)
     return Material(data, split_seed, train_size, placement.device)
-
-

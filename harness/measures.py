@@ -76,7 +76,9 @@ class Evaluation:
     @property
     def curves(self) -> dict[str, tuple[float, ...]]:
         """Per-epoch transfer numbers by metric name, means over the draws."""
-        return {f"transfer/{mode}/{name}": self.transfers[mode].curve(name) for mode in TRANSFER_MODES for name in transfer.CURVES}
+        return {
+            f"transfer/{mode}/{name}": self.transfers[mode].curve(name) for mode in TRANSFER_MODES for name in transfer.CURVES
+        }
 
     def _transfer(self, mode: str) -> TransferOutcome:
         config, material = self.config, self.material
@@ -153,7 +155,9 @@ METRICS: dict[str, Metric] = {
     "interpolation/manifold_distance": Metric("down", "times that of data", lambda e: e.manifold_distance),
     "floor/pca_mse": Metric("", PER_PIXEL, lambda e: e.material.floors.pca_mse(e.images, e.config.latent_size)),
     "floor/mean_image_mse": Metric("", PER_PIXEL, lambda e: e.material.floors.mean_image_mse(e.images)),
-    "floor/random_projection_mse": Metric("", PER_PIXEL, lambda e: e.material.floors.random_projection_mse(e.images, e.config.latent_size)),
+    "floor/random_projection_mse": Metric(
+        "", PER_PIXEL, lambda e: e.material.floors.random_projection_mse(e.images, e.config.latent_size)
+    ),
     "cost/train_seconds": Metric("down", "s", lambda e: e.state.seconds),
     "cost/parameters": Metric("down", "parameters", _parameters),
     "cost/samples_per_second": Metric("up", "images / s", _samples_per_second),

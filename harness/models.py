@@ -159,7 +159,7 @@ def _norm(channels: int, config: TrialConfig) -> list[nn.Module]:
 
 
 def _activation(config: TrialConfig) -> nn.Module:
-    return {"relu": nn.ReLU, "gelu": nn.GELU}[_given(config.activation)]()
+    return nn.GELU() if _given(config.activation) == "gelu" else nn.ReLU()
 
 
 def _output(config: TrialConfig) -> nn.Module:

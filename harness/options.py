@@ -138,7 +138,9 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--dry-run", action="store_true", help="show the trials and run none")
     what.add_argument("--seeds", metavar="N", help="replicates of each configuration of a grid")
     what.add_argument("--trials", metavar="N", help="run at most N trials")
-    what.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE[,VALUE...]", help="set a field, or the values of a grid axis")
+    what.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE[,VALUE...]", help="set a field, or the values of a grid axis"
+    )
     what.add_argument("--epochs", metavar="N", help="the same as --set epochs=N")
     what.add_argument("--batch-size", metavar="N", help="the same as --set batch_size=N")
     what.add_argument("--fresh", action="store_true", help="start a new sweep even where there is one to resume")
@@ -146,17 +148,23 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--dataset",
         metavar="NAME",
-        help="digits, mnist, fashion_mnist, kmnist, emnist, usps, folder:PATH (a sub-folder of images for each class) or npz:PATH",
+        help="digits, mnist, fashion_mnist, kmnist, emnist, usps, folder:PATH (a sub-folder for each class) or npz:PATH",
     )
-    data.add_argument("--data-root", metavar="DIR", help="where datasets are kept (default: HARNESS_DATA, else the user's cache folder)")
+    data.add_argument(
+        "--data-root", metavar="DIR", help="where datasets are kept (default: HARNESS_DATA, else the user's cache folder)"
+    )
     data.add_argument("--train-size", metavar="N|all", help="at most so many training images")
     data.add_argument("--image-size", metavar="N", help="side to which images of folder:PATH are resized (default 32)")
     where = parser.add_argument_group("where to run")
-    where.add_argument("--workers", default="auto", metavar="N|auto", help="worker processes (default auto: one for each core, or GPU)")
+    where.add_argument(
+        "--workers", default="auto", metavar="N|auto", help="worker processes (default auto: one for each core, or GPU)"
+    )
     where.add_argument("--group-size", default="auto", metavar="N|auto", help="trials that are trained together as one task")
     where.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="where to train (default auto)")
     where.add_argument("--executor", default="processes", metavar="NAME", help="inline or processes (default)")
-    where.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db in this folder)")
+    where.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db in this folder)"
+    )
     where.add_argument("--json", action="store_true", help="print the summary as JSON on stdout, everything else on stderr")
     return parser
 

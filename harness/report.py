@@ -79,7 +79,8 @@ def summarize(records: Iterable[TrialRecord], axes: Sequence[str], total: int) -
     for record in finished:
         groups.setdefault(record.trial.config.replicate_of, []).append(record)
     rows = tuple(
-        Row({axis: getattr(config, axis) for axis in axes}, tuple(members), _intervals(members)) for config, members in groups.items()
+        Row({axis: getattr(config, axis) for axis in axes}, tuple(members), _intervals(members))
+        for config, members in groups.items()
     )
     best = {name: found for name in HEADLINES if (found := best_trial(finished, name))}
     return Summary(tuple(axes), rows, best, len(finished), tuple(each for each in ordered if each.status == "failed"), total)
@@ -113,7 +114,11 @@ def as_json(summary: Summary) -> dict[str, Any]:
     return {
         "trials": {"total": summary.total, "finished": summary.finished, "failed": len(summary.failed)},
         "rows": [
-            {**row.point, "seeds": len(row.trials), "metrics": {name: _json_interval(value) for name, value in row.metrics.items()}}
+            {
+                **row.point,
+                "seeds": len(row.trials),
+                "metrics": {name: _json_interval(value) for name, value in row.metrics.items()},
+            }
             for row in summary.rows
         ],
         "best": {name: {"value": record.metrics[name], "run_id": record.run_id} for name, record in summary.best.items()},
@@ -126,7 +131,13 @@ def trials_frame(records: Iterable[TrialRecord]) -> pd.DataFrame:
     ordered = sorted(records, key=lambda record: record.trial.number)
     return pd.DataFrame(
         [
-            {"trial": each.trial.number, "run_id": each.run_id, "status": each.status, **asdict(each.trial.config), **each.metrics}
+            {
+                "trial": each.trial.number,
+                "run_id": each.run_id,
+                "status": each.status,
+                **asdict(each.trial.config),
+                **each.metrics,
+            }
             for each in ordered
         ]
     )
@@ -145,8 +156,12 @@ def sweep_files(summary: Summary, records: Sequence[TrialRecord], read_file: Rea
     pictures = {
         "figures/reconstruction_loss.png": figures.line_figure(loss_figure(summary)),
         "figures/max_latent_correlation.png": figures.line_figure(correlation_figure(summary)),
-        "figures/transfer_accuracy.png": figures.line_panels("Do the latents help with a handful of labels?", accuracy_panels(summary)),
-        "figures/transfer_curves.png": figures.line_panels(f"Few-label training by epoch, {_curve_architecture(summary)}", curves),
+        "figures/transfer_accuracy.png": figures.line_panels(
+            _title("Do the latents help with a handful of labels?", summary), accuracy_panels(summary)
+        ),
+        "figures/transfer_curves.png": figures.line_panels(
+            _title(f"Few-label training by epoch, {_curve_architecture(summary)}", summary, bands=False), curves
+        ),
         "figures/interpolation.png": interpolation_picture(summary, read_file),
     }
     return tables | pictures
@@ -154,16 +169,19 @@ def sweep_files(summary: Summary, records: Sequence[TrialRecord], read_file: Rea
 
 def loss_figure(summary: Summary) -> LineFigure:
     """Reconstruction loss against latent size for each architecture, with the floors."""
-    title = "How many latent dimensions are needed?"
+    title = _title("How many latent dimensions are needed?", summary)
     label = f"reconstruction loss ({PER_PIXEL}, test)"
-    return LineFigure(title, "latent size d", label, _lines(summary, "reconstruction_loss"), _floor_lines(summary.rows, FLOORS), log_y=True)
+    return LineFigure(
+        title, "latent size d", label, _lines(summary, "reconstruction_loss"), _floor_lines(summary.rows, FLOORS), log_y=True
+    )
 
 
 def correlation_figure(summary: Summary) -> LineFigure:
     """Largest latent correlation against latent size for each architecture, with its chance level."""
     chance = _floor_lines(summary.rows, {"latent/max_abs_corr_null95": "chance (95 %)"})
     label = "largest abs(r) between two latent units"
-    return LineFigure("Are the latents redundant?", "latent size d", label, _lines(summary, "max_latent_correlation"), chance)
+    title = _title("Are the latents redundant?", summary)
+    return LineFigure(title, "latent size d", label, _lines(summary, "max_latent_correlation"), chance, y_range=(0, 1))
 
 
 def accuracy_panels(summary: Summary) -> list[LineFigure]:
@@ -175,6 +193,7 @@ def accuracy_panels(summary: Summary) -> list[LineFigure]:
             "test accuracy (share)",
             [_line(mode, rows, f"transfer/{mode}_accuracy") for mode in TRANSFER_MODES],
             _floor_lines(rows, LABEL_FLOORS),
+            y_range=(0, 1),
         )
         for name, rows in _series(summary).items()
     ]
@@ -193,7 +212,12 @@ def transfer_curve_panels(summary: Summary, read_file: ReadFile) -> list[LineFig
             "epoch",
             "cross-entropy (nats), mean of draws and seeds",
             [
-                _curve(f"d = {size}, {part}", [frame[f"transfer/{mode}/{part}_loss"] for frame in frames[size]], color, part == "train")
+                _curve(
+                    f"d = {size}, {part}",
+                    [frame[f"transfer/{mode}/{part}_loss"] for frame in frames[size]],
+                    color,
+                    part == "train",
+                )
                 for color, size in enumerate(chosen)
                 for part in ("test", "train")
             ],
@@ -217,8 +241,16 @@ def interpolation_picture(summary: Summary, read_file: ReadFile) -> bytes:
         for size in compared
     ]
     steps = len(lines[0][1])
-    heading = [f"{1 - step / (steps - 1):.2g}" for step in range(steps)]
-    return figures.image_rows(lines, heading, f"{architecture}: decoded a E(x1) + (1 - a) E(x2), columns by a")
+    heading = [f"{1 - step / (steps - 1):.3g}" for step in range(steps)]
+    dataset = rows[0].trials[0].trial.config.dataset
+    return figures.image_rows(lines, heading, f"{dataset}, {architecture}: decoded a E(x1) + (1 - a) E(x2), columns by a")
+
+
+def _title(question: str, summary: Summary, bands: bool = True) -> str:
+    seeds = max(len(row.trials) for row in summary.rows)
+    what = f"{seeds} seeds" if seeds > 1 else "one seed"
+    bands_are = ", bands: 95 % intervals" if bands and seeds > 1 else ""
+    return f"{question} ({summary.rows[0].trials[0].trial.config.dataset}, {what}{bands_are})"
 
 
 def _intervals(members: Sequence[TrialRecord]) -> dict[str, Interval]:
@@ -227,7 +259,7 @@ def _intervals(members: Sequence[TrialRecord]) -> dict[str, Interval]:
 
 
 def _json_interval(value: Interval) -> dict[str, float | int | None]:
-    return {name: None if isinstance(number, float) and math.isnan(number) else number for name, number in value._asdict().items()}
+    return {name: None if isinstance(number, float) and math.isnan(number) else number for name, number in asdict(value).items()}
 
 
 def _size(row: Row) -> int:
@@ -253,7 +285,9 @@ def _lines(summary: Summary, metric: str) -> list[Series]:
 def _line(label: str, rows: Sequence[Row], metric: str) -> Series:
     able = [row for row in rows if metric in row.metrics]
     values = [row.metrics[metric] for row in able]
-    return Series(label, [_size(row) for row in able], [v.mean for v in values], [v.low for v in values], [v.high for v in values])
+    return Series(
+        label, [_size(row) for row in able], [v.mean for v in values], [v.low for v in values], [v.high for v in values]
+    )
 
 
 def _floor_lines(rows: Sequence[Row], names: Mapping[str, str]) -> list[Series]:
@@ -287,5 +321,3 @@ def _read_curves(record: TrialRecord, read_file: ReadFile) -> dict[str, list[flo
 def _read_strips(record: TrialRecord, read_file: ReadFile) -> tuple[Any, list[list[int]]]:
     with np.load(io.BytesIO(read_file(record.run_id, STRIPS_FILE)), allow_pickle=False) as arrays:
         return arrays["strips"], arrays["classes"].tolist()
-
-

@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json, json_to_distribution
@@ -19,7 +19,7 @@ from harness.rules import UserError, unknown
 Resolve = Callable[[TrialConfig], TrialConfig]
 """Fills in the fields that a configuration leaves to its architecture."""
 
-DIRECTIONS = {"down": "minimize", "up": "maximize"}
+DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {"down": "minimize", "up": "maximize"}
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -27,9 +27,13 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 class GridSearch:
     """Every point of the harness's own table, each of them a trial of an Optuna study as well."""
 
-    def __init__(self, study: StudyConfig, directions: Sequence[str], trials: Sequence[Trial], ended: Mapping[int, TrialRecord]) -> None:
+    def __init__(
+        self, study: StudyConfig, directions: Sequence[str], trials: Sequence[Trial], ended: Mapping[int, TrialRecord]
+    ) -> None:
         self._objectives, self._trials, self._ended = study.objectives, trials, ended
-        self._axes: dict[str, BaseDistribution] = {name: CategoricalDistribution(list(values)) for name, values in study.grid.items()}
+        self._axes: dict[str, BaseDistribution] = {
+            name: CategoricalDistribution(list(values)) for name, values in study.grid.items()
+        }
         seeds = sorted({trial.config.seed for trial in trials})
         self._axes["seed"] = CategoricalDistribution(seeds)
         self.study = optuna.create_study(directions=[DIRECTIONS[way] for way in directions])
@@ -162,7 +166,9 @@ def check_sampler(study: StudyConfig) -> None:
         raise unknown("sampler", study.sampler, ["grid", *SAMPLERS])
     if len(study.objectives) > 1 and not SAMPLERS[study.sampler].several_objectives:
         able = ", ".join(name for name, sampler in SAMPLERS.items() if sampler.several_objectives)
-        raise UserError(f"sampler {study.sampler!r} takes one objective and the study has {len(study.objectives)}: use one of {able}")
+        raise UserError(
+            f"sampler {study.sampler!r} takes one objective and the study has {len(study.objectives)}: use one of {able}"
+        )
 
 
 def _frozen(

@@ -9,8 +9,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from harness.rules import UserError
+
+Client = TypeVar("Client")
 
 SQLITE = "sqlite:///"
 ARTIFACT_FOLDER = "mlruns"
@@ -27,6 +30,13 @@ def database_path(uri: str) -> Path | None:
     if not uri.startswith(SQLITE):
         return None
     return Path(uri[len(SQLITE) :].partition("?")[0]).absolute()
+
+
+def absolute(uri: str) -> str:
+    """The address of a SQLite store with its whole path: MLflow remembers stores by address, not by file."""
+    database = database_path(uri)
+    _, mark, options = uri.partition("?")
+    return f"{SQLITE}{database}{mark}{options}" if database else uri
 
 
 def artifact_location(uri: str, experiment: str) -> str | None:
@@ -90,7 +100,7 @@ def _check_database(uri: str, database: Path) -> None:
 
 def _what_is_wrong_with(database: Path) -> str:
     try:
-        connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=HEALTH_TIMEOUT_SECONDS)
+        connection = sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=HEALTH_TIMEOUT_SECONDS)
         try:
             connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchall()
         finally:
@@ -100,23 +110,29 @@ def _what_is_wrong_with(database: Path) -> str:
     return ""
 
 
-def initialise(uri: str, touch: Callable[[], object]) -> None:
-    """Creates a SQLite store's tables once, under a lock, since two processes at it at once break it.
+def initialise(uri: str, connect: Callable[[str], Client]) -> Client:
+    """Connects to a store; makes a SQLite store first where there is none.
 
-    Also turns on write-ahead logging, which lets ``mlflow ui`` read while a sweep writes.
+    Whoever connects first creates the tables: two at it at once break them, and so does a kill half-way. So it is done
+    under a lock, in a file of another name, and a copy of that one is moved into place. Also turns on write-ahead
+    logging, which lets ``mlflow ui`` read while a sweep writes.
 
     Args:
         uri: Of the store.
-        touch: Makes MLflow open the store.
+        connect: Makes MLflow open the store of an address.
+
+    Returns:
+        What ``connect`` gives for the store.
     """
     from filelock import FileLock
 
     database = database_path(uri)
     if database is None:
-        touch()
-        return
+        return connect(uri)
     with FileLock(database.with_name(f".{database.name}.lock")):
-        touch()
+        if not database.exists():
+            _create(database, connect)
+        client = connect(absolute(uri))
         connection = sqlite3.connect(database, timeout=HEALTH_TIMEOUT_SECONDS)
         try:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -124,3 +140,17 @@ def initialise(uri: str, touch: Callable[[], object]) -> None:
             pass  # somebody reads just now: it is only slower without
         finally:
             connection.close()
+    return client
+
+
+def _create(database: Path, connect: Callable[[str], object]) -> None:
+    draft, copy = (database.with_name(f".{database.name}.{word}") for word in ("draft", "copy"))
+    for left_over in database.parent.glob(f".{database.name}.[dc]*"):
+        left_over.unlink()
+    connect(f"{SQLITE}{draft}")
+    source, target = sqlite3.connect(draft), sqlite3.connect(copy)
+    source.backup(target)
+    source.close()
+    target.close()
+    copy.replace(database)
+    draft.unlink()

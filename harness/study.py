@@ -61,21 +61,27 @@ def _grid_size(study: Any) -> int:
 
 def _dry_run(file: StudyFile, request: Request) -> int:
     """Shows the trials of a grid, or a sampler's first round; reads no image and opens no store."""
-    from harness import display, plan, report, search
+    from harness import display, models, plan, report, search
+    from harness.measures import METRICS
 
     study = plan.check(file, request)
     trials: Sequence[Any] = plan.grid_trials(study)
     more = ""
     if file.search_space is not None and study.sampler != "grid":
         overrides = {name: values[0] for name, values in request.fields.items()}
-        directions = [plan.METRICS[name].direction for name in study.objectives]
-        trials = search.SamplerSearch(study, directions, file.search_space, overrides, plan.models.resolve, {}).next_round()
+        directions = [METRICS[name].direction for name in study.objectives]
+        trials = search.SamplerSearch(study, directions, file.search_space, overrides, models.resolve, {}).next_round()
         more = f"; these are the first {len(trials)} of {study.trials}, the next ones depend on their results"
     if request.json:
         print(json.dumps([{"trial": trial.number, **trial.config.to_params()} for trial in trials], indent=2))
         return FINISHED
     rows = [[str(trial.number), report.trial_name(trial.config, tuple(study.grid)), str(trial.config.epochs)] for trial in trials]
-    display.print_table(f"{study.name} on {study.base.dataset}: {len(trials)} trials, none run{more}", ["trial", "configuration", "epochs"], rows, 2)
+    display.print_table(
+        f"{study.name} on {study.base.dataset}: {len(trials)} trials, none run{more}",
+        ["trial", "configuration", "epochs"],
+        rows,
+        2,
+    )
     return FINISHED
 
 
@@ -120,7 +126,7 @@ def _show(plan: SweepPlan, tracker: Tracker, outcome: SweepOutcome, request: Req
 
 def _print_summary(plan: SweepPlan, outcome: SweepOutcome) -> None:
     """Prints the headline metrics by configuration; of a long search the best ones."""
-    from harness import display, report
+    from harness import display
     from harness.measures import HEADLINES, METRICS
 
     summary = outcome.summary
@@ -133,8 +139,7 @@ def _print_summary(plan: SweepPlan, outcome: SweepOutcome) -> None:
     seeds = max((len(row.trials) for row in rows), default=0)
     what = f"mean and 95 % interval over {seeds} seeds" if seeds > 1 else "one seed each"
     cells = [
-        [*(str(row.point[axis]) for axis in summary.axes), *(_cell(row.metrics.get(name)) for name in HEADLINES)]
-        for row in shown
+        [*(str(row.point[axis]) for axis in summary.axes), *(_cell(row.metrics.get(name)) for name in HEADLINES)] for row in shown
     ]
     left_out = f"; {len(rows) - len(shown)} more rows are in trials.csv" if len(rows) > len(shown) else ""
     display.print_table(f"{plan.title}: {what}{left_out}", [*summary.axes, *HEADLINES], cells, 1)

@@ -17,7 +17,7 @@ from harness.executors import EXECUTORS, Executor
 from harness.measures import METRICS
 from harness.plan import SweepPlan
 from harness.search import GridSearch, SamplerSearch
-from harness.tracker import OpenSweep, SweepInfo, Tracker
+from harness.tracker import OpenSweep, Status, SweepInfo, Tracker
 from harness.train import TrainState
 from harness.trial import Segment, evaluate_group, run_segment
 
@@ -255,9 +255,11 @@ def _finish(plan: SweepPlan, tracker: Tracker, sweep: OpenSweep, summary: report
     metrics = {name: record.metrics[name] for name, record in summary.best.items()}
     counts = {"trials/total": summary.total, "trials/finished": summary.finished, "trials/failed": len(summary.failed)}
     tags = {f"harness.best.{name}": record.run_id for name, record in summary.best.items()}
-    note = f"{plan.study.question}\n\nIts metrics are the best of its trials, each by itself; the tags harness.best.* name the runs."
+    note = (
+        f"{plan.study.question}\n\nIts metrics are the best of its trials, each by itself; the tags harness.best.* name the runs."
+    )
     files = report.sweep_files(summary, records, tracker.read_file)
-    status = "FINISHED" if summary.finished else "FAILED"
+    status: Status = "FINISHED" if summary.finished else "FAILED"
     tracker.finish_sweep(sweep, status, metrics | counts, tags | {"mlflow.note.content": note}, files)
 
 

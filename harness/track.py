@@ -53,9 +53,8 @@ class MlflowTracker:
         """
         self.uri = uri or default_uri()
         check_store(self.uri)
-        self._client = _quiet_client(self.uri)
         try:
-            initialise(self.uri, lambda: self._client.search_experiments(max_results=1))
+            self._client = initialise(self.uri, _quiet_client)
         except Exception as error:  # SQLAlchemy, requests and MLflow each have errors of their own
             raise _unusable(self.uri, error) from None
         self._context: dict[str, str] = {}
@@ -106,7 +105,9 @@ class MlflowTracker:
 
     def log_epochs(self, run_id: str, logs: Sequence[EpochLog]) -> None:
         """Adds the logs of some epochs, in one write."""
-        self._log_metrics(run_id, [(name, getattr(log, field), log.epoch) for log in logs for name, field in EPOCH_METRICS.items()])
+        self._log_metrics(
+            run_id, [(name, getattr(log, field), log.epoch) for log in logs for name, field in EPOCH_METRICS.items()]
+        )
 
     def finish_trial(self, run_id: str, trial: Trial, result: TrialResult) -> TrialRecord:
         """Writes a trial's numbers and files and ends its run; the end comes last, so that no half is taken for a whole."""
@@ -230,7 +231,7 @@ class MlflowTracker:
 
 
 def _quiet_client(uri: str) -> MlflowClient:
-    """A client that reports no usage and says nothing on the terminal."""
+    """A client that reports no usage and says nothing on the terminal, and whose store has answered once."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -240,12 +241,16 @@ def _quiet_client(uri: str) -> MlflowClient:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    return MlflowClient(tracking_uri=uri)
+    client = MlflowClient(tracking_uri=uri)
+    client.search_experiments(max_results=1)
+    return client
 
 
 def _unusable(uri: str, error: Exception) -> UserError:
     cause = " ".join(str(error).split())[:200] or type(error).__name__
-    return UserError(f"the tracking store {without_password(uri)} cannot be used: {cause}: mend it, or name another with --tracking-uri")
+    return UserError(
+        f"the tracking store {without_password(uri)} cannot be used: {cause}: mend it, or name another with --tracking-uri"
+    )
 
 
 def _record(run: Run) -> TrialRecord:
@@ -292,7 +297,7 @@ def _chunked(name: str, text: str) -> dict[str, str]:
 
 
 def _joined(name: str, tags: Mapping[str, str]) -> str:
-    parts = []
+    parts: list[str] = []
     while (part := tags.get(f"{name}.{len(parts)}")) is not None:
         parts.append(part)
     return "".join(parts)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
@@ -154,7 +153,7 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Tensor, los
     optimizer.zero_grad(set_to_none=True)
     reconstructions = model(batch)
     loss = LOSSES[loss_name](reconstructions, batch)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+    loss.backward()
     optimizer.step()
     squared = loss if loss_name == "mse" else functional.mse_loss(reconstructions, batch)
     return torch.stack((loss.detach(), squared.detach()))

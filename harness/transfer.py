@@ -94,7 +94,13 @@ def classify_features(
 
 
 def classify_with_encoder(
-    encoder: nn.Module, draws: Sequence[LabelledInputs], test: LabelledInputs, reference: Tensor, classes: int, epochs: int, seed: int
+    encoder: nn.Module,
+    draws: Sequence[LabelledInputs],
+    test: LabelledInputs,
+    reference: Tensor,
+    classes: int,
+    epochs: int,
+    seed: int,
 ) -> TransferOutcome:
     """Trains the MLP and the encoder under it together; the encoder that was given is left as it is.
 
@@ -140,7 +146,9 @@ def _train_draws(
     nets: Sequence[nn.Module], draws: Sequence[LabelledInputs], test: LabelledInputs, epochs: int, seed: int
 ) -> TransferOutcome:
     results = [_train(net, draw, test, epochs, seed + index) for index, (net, draw) in enumerate(zip(nets, draws, strict=True))]
-    return TransferOutcome(torch.tensor([accuracy for accuracy, _ in results], dtype=torch.float64), torch.stack([curve for _, curve in results]))
+    return TransferOutcome(
+        torch.tensor([accuracy for accuracy, _ in results], dtype=torch.float64), torch.stack([curve for _, curve in results])
+    )
 
 
 def _train(net: nn.Module, draw: LabelledInputs, test: LabelledInputs, epochs: int, seed: int) -> tuple[float, Tensor]:

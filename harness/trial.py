@@ -28,7 +28,9 @@ class Segment:
     logs: list[list[EpochLog]]
 
 
-def run_segment(configs: Sequence[TrialConfig], states: Sequence[TrainState] | None, epochs: int, placement: Placement) -> Segment:
+def run_segment(
+    configs: Sequence[TrialConfig], states: Sequence[TrainState] | None, epochs: int, placement: Placement
+) -> Segment:
     """Trains a group for some epochs more.
 
     Args:

@@ -1,0 +1,43 @@
+"""What all tests share: a clean environment, a folder of their own, and a plan of the smallest sweep."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.config import Placement
+from harness.library import StudyFile
+from harness.options import Request
+from harness.plan import SweepPlan, make_plan
+from tests.support import make_study_file
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+torch.set_num_threads(1)  # as in the harness itself: two threads wait for each other longer than they work
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Runs every test in a folder of its own, with no tracking store named."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def placement(tmp_path: Path) -> Placement:
+    """This machine's CPU and a data root with nothing in it."""
+    return Placement(str(tmp_path / "data"))
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> StudyFile:
+    """A grid of two latent sizes and two seeds."""
+    return make_study_file(tmp_path)
+
+
+@pytest.fixture
+def plan(study_file: StudyFile) -> SweepPlan:
+    """The plan of the smallest grid, on a CPU."""
+    return make_plan(study_file, Request(device="cpu"))

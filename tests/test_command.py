@@ -1,0 +1,201 @@
+"""The command as a user types it, in processes of its own, with real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from harness.study import main
+from tests.support import ROOT
+
+SMALL = ["latent_sweep", "--set", "latent_size=2,3", "--set", "architecture=base,linear", "--seeds", "2", "--epochs", "2"]
+SMALL += ["--train-size", "64", "--set", "transfer_epochs=2", "--set", "draws=2", "--device", "cpu"]
+TIMES = ("cost/train_seconds", "cost/samples_per_second")
+
+
+def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
+    """Starts the command in a process group of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "harness.study", *words]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def run(words: list[str], folder: Path, code: int = 0) -> tuple[str, str]:
+    """Runs the command to its end; gives stdout and stderr."""
+    with start(words, folder) as process:
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err
+    return out, err
+
+
+def trials(folder: Path) -> list[Any]:
+    """The runs of all trials in the store."""
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("latent_sweep")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], "tags.`harness.kind` = 'trial'"))
+
+
+def numbers(folder: Path) -> dict[str, dict[str, float]]:
+    """Every number of every finished trial, by its number."""
+    return {
+        run.data.tags["harness.trial"]: {name: value for name, value in run.data.metrics.items() if name not in TIMES}
+        for run in trials(folder)
+        if run.info.status == "FINISHED"
+    }
+
+
+def test_json_is_alone_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With ``--json`` stdout holds one JSON document; progress and next steps are on stderr; again, it resumes."""
+    words = ["latent_sweep", "--set", "latent_size=2,3", "--set", "architecture=linear", *SMALL[5:], "--executor", "inline", "--json"]
+    assert main(words) == 0
+    captured = capsys.readouterr()
+    content = json.loads(captured.out)
+    assert content["trials"] == {"total": 4, "finished": 4, "failed": 0}
+    assert [row["latent_size"] for row in content["rows"]] == [2, 3]
+    assert content["rows"][0]["metrics"]["reconstruction_loss"]["count"] == 2
+    assert "[4/4] linear d=3 seed=1" in captured.err
+    assert main(words) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["rows"] == content["rows"]
+    assert "was finished already: 4 of 4 trials have results" in captured.err
+
+
+def test_a_failed_trial_gives_exit_code_1_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """The others finish; the closing lines name the trial and why."""
+    words = ["latent_sweep", "--set", "architecture=linear", "--set", "latent_size=2", "--set", "learning_rate=0.001,1e38"]
+    words += ["--seeds", "1", "--epochs", "2", "--train-size", "64", "--set", "transfer_epochs=2", "--executor", "inline"]
+    assert main(words) == 1
+    out = capsys.readouterr().out
+    assert "1 of 2 trials have results, 1 failed" in out
+    assert re.search(r"failed: trial 1: (train_loss|train_mse|val_mse) is (inf|nan) in epoch \d", out)
+
+
+def test_a_dry_run_shows_the_trials_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every configuration is listed; no store, no folder comes of it."""
+    assert main(["latent_sweep", "--dry-run", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert len(content) == 63
+    assert {each["architecture"] for each in content} == {"base", "deep", "heavy"}
+    assert main(["latent_sweep", "--dry-run", "--set", "latent_size=2"]) == 0
+    assert "heavy d=2 seed=2" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_of_ones_own_runs_from_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that searches with TPE for two objectives, by path, and its table shows the best."""
+    (tmp_path / "mine.py").write_text(
+        "from harness.config import StudyConfig, TrialConfig\n"
+        "STUDY = StudyConfig(question='Mine?', sampler='tpe', trials=3, round_size=2,\n"
+        "    objectives=('val/mse', 'transfer_accuracy'))\n"
+        "def search_space(trial):\n"
+        "    return TrialConfig(architecture='linear', latent_size=trial.suggest_int('latent_size', 2, 9), epochs=1,\n"
+        "        transfer_epochs=1, draws=2, train_size=64)\n"
+    )
+    words = [str(tmp_path / "mine.py"), "--executor", "inline"]
+    assert main([*words, "--dry-run"]) == 0
+    assert "the first 2 of 3" in capsys.readouterr().out
+    assert main(words) == 0
+    assert "3 of 3 trials have results" in capsys.readouterr().out
+    assert main(words) == 0
+    assert "was finished already" in capsys.readouterr().out
+    assert main([*words, "--trials", "5"]) == 0
+    assert "5 of 5 trials have results, 3 of them kept from before" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_at_any_moment_ends_with_the_same_numbers(tmp_path: Path) -> None:
+    """SIGKILL of all its processes, several times; started again it finishes, with no trial twice and none left running."""
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    undisturbed.mkdir()
+    disturbed.mkdir()
+    run(SMALL, undisturbed)
+    moments = random.Random(7)
+    kills = 0
+    for _ in range(6):
+        with start(SMALL, disturbed) as process:
+            try:
+                process.communicate(timeout=moments.uniform(4, 14))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+                kills += 1
+    out, _ = run(SMALL, disturbed)
+    assert kills > 0
+    assert "8 of 8 trials have results" in out
+    assert numbers(disturbed) == numbers(undisturbed)
+    assert len(numbers(disturbed)) == 8
+    assert {each.info.status for each in trials(disturbed)} == {"FINISHED"}
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_with_exit_code_130_and_the_command_that_resumes(tmp_path: Path) -> None:
+    """No run is left running, what has ended is kept, and the same command finishes the sweep."""
+    with start(SMALL, tmp_path) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "[1/8]" in line:
+                break
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; the same command resumes: python -m harness.study latent_sweep" in err
+    assert "Traceback" not in err
+    assert "RUNNING" not in {each.info.status for each in trials(tmp_path)}
+    out, _ = run(SMALL, tmp_path)
+    assert "8 of 8 trials have results" in out
+
+
+@pytest.mark.slow
+def test_plain_mlflow_ui_shows_the_runs_also_when_it_was_started_first(tmp_path: Path) -> None:
+    """A server that a user started in the empty folder serves the sweep's runs and files afterwards."""
+    import socket
+    import urllib.request
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "-w", "1"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as server:
+        try:
+            _wait_for(f"http://127.0.0.1:{port}/health")
+            run(SMALL, tmp_path)
+            client = MlflowClient(f"http://127.0.0.1:{port}")
+            experiment = client.get_experiment_by_name("latent_sweep")
+            assert experiment is not None
+            runs = client.search_runs([experiment.experiment_id], "tags.`harness.kind` = 'trial'")
+            assert len(runs) == 8
+            address = f"http://127.0.0.1:{port}/get-artifact?path=reconstructions.png&run_uuid={runs[0].info.run_id}"
+            with urllib.request.urlopen(address, timeout=20) as answer:
+                assert answer.read(4) == b"\x89PNG"
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def _wait_for(address: str) -> None:
+    import urllib.request
+
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(address, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"{address} does not answer")

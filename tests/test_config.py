@@ -1,0 +1,289 @@
+"""The records: frozen, checked on construction, the same as text and in every process."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import harness
+from harness.config import DATASET_FIELDS, StudyConfig, TrialConfig, field_rules, fingerprint, rule_of
+from harness.rules import Rule, UserError
+
+REPOSITORY = Path(harness.__file__).resolve().parents[1]
+
+RULES = field_rules()
+NUMBERS = [name for name, rule in RULES.items() if rule.kind in (int, float)]
+
+
+def values_of(rule: Rule) -> st.SearchStrategy[Any]:
+    """Every value that a field may hold; of whole numbers without an upper limit the first million."""
+    if rule.choices:
+        allowed: st.SearchStrategy[Any] = st.sampled_from(rule.choices)
+    elif rule.kind is int:
+        allowed = st.integers(int(rule.low), int(min(rule.high, rule.low + 1_000_000)))
+    elif rule.kind is float:
+        allowed = st.floats(rule.low, rule.high)
+    else:
+        allowed = {bool: st.booleans(), str: st.text()}[rule.kind]
+    return st.none() | allowed if rule.none_word else allowed
+
+
+def is_allowed(fields: dict[str, Any]) -> bool:
+    """Whether the fields go together."""
+    return fields["kernel_size"] in (None, 3, 5, 7) and (fields["loss"], fields["output_activation"]) != ("bce", "identity")
+
+
+CONFIGS = st.fixed_dictionaries({name: values_of(rule) for name, rule in RULES.items()}).filter(is_allowed)
+
+
+@settings(max_examples=100, deadline=None, database=None)
+@given(CONFIGS)
+def test_a_configuration_survives_text_and_pickle(fields: dict[str, Any]) -> None:
+    """Whatever the fields hold, text and pickle give back an equal configuration with an equal key."""
+    config = TrialConfig(**fields)
+    for again in (TrialConfig.from_params(config.to_params()), pickle.loads(pickle.dumps(config))):  # noqa: S301 - its own
+        assert (again, again.key) == (config, config.key)
+
+
+@settings(max_examples=50, deadline=None, database=None)
+@given(CONFIGS)
+def test_the_text_of_a_configuration_has_every_field(fields: dict[str, Any]) -> None:
+    """Text is written for every field and no word of it is Python's None, True or False."""
+    params = TrialConfig(**fields).to_params()
+    assert list(params) == list(RULES)
+    assert not {"None", "True", "False", ""} & {
+        params[name] for name, rule in RULES.items() if rule.kind is not str or rule.choices
+    }
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    """Assigning to a field raises."""
+    config = TrialConfig()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.epochs = 3  # type: ignore[misc]
+
+
+def test_fields_missing_from_the_text_keep_their_defaults_and_strange_ones_are_ignored() -> None:
+    """Runs of an older or newer harness can still be read."""
+    assert TrialConfig.from_params({"latent_size": "7", "colour": "red"}) == TrialConfig(latent_size=7)
+
+
+def test_the_key_is_the_same_in_every_process() -> None:
+    """Neither the process nor its hash seed is in the key."""
+    code = "from harness.config import TrialConfig; print(TrialConfig(latent_size=7, batch_norm=True, learning_rate=0.1).key)"
+    keys = {TrialConfig(latent_size=7, batch_norm=True, learning_rate=0.1).key}
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(REPOSITORY)}
+        keys.add(
+            subprocess.run(
+                [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+            ).stdout.strip()
+        )
+    assert len(keys) == 1
+
+
+def test_the_key_is_sixteen_hexadecimal_digits() -> None:
+    """A key is short and plain enough for a tag."""
+    key = TrialConfig().key
+    assert len(key) == 16
+    assert int(key, 16) >= 0
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_field_changes_the_key(name: str) -> None:
+    """No field is left out of the key."""
+    rule = RULES[name]
+    candidates = [*rule.choices, *((True, False) if rule.kind is bool else ()), *((rule.low, 4) if rule.kind is float else ())]
+    candidates += [int(rule.low), int(rule.low) + 2] if rule.kind is int else []
+    candidates += ["another"] if rule.kind is str and not rule.choices else []
+    other = next(value for value in candidates if value != getattr(TrialConfig(), name))
+    assert TrialConfig(**{name: other}).key != TrialConfig().key
+
+
+def test_equal_configurations_have_equal_keys() -> None:
+    """A learning rate written as a whole number is the same number."""
+    assert TrialConfig(learning_rate=1) == TrialConfig(learning_rate=1.0)
+    assert TrialConfig(learning_rate=1).key == TrialConfig(learning_rate=1.0).key
+
+
+def test_replicates_differ_in_their_seed_only() -> None:
+    """Two seeds of one configuration are replicates, two latent sizes are not."""
+    config = TrialConfig(latent_size=3, seed=5)
+    assert config.replicate_of == TrialConfig(latent_size=3, seed=9).replicate_of
+    assert config.replicate_of != TrialConfig(latent_size=4, seed=5).replicate_of
+
+
+def test_a_fingerprint_does_not_depend_on_the_order_of_keys() -> None:
+    """Two mappings with equal items have one fingerprint, and another value gives another."""
+    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1}) != fingerprint({"a": 1, "b": [3]})
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_value_of_another_kind_is_refused_by_name(name: str) -> None:
+    """The error names the field, the value and what is allowed."""
+    wrong: Any = 3 if RULES[name].kind in (str, bool) else "many"
+    with pytest.raises(UserError) as caught:
+        TrialConfig(**{name: wrong})
+    assert f"{name} is {wrong!r}: allowed is {RULES[name].describe()}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if not RULES[name].none_word])
+def test_a_field_that_nothing_fills_in_cannot_be_none(name: str) -> None:
+    """None is allowed only where it has a word of its own."""
+    with pytest.raises(UserError, match=f"{name} is None"):
+        TrialConfig(**{name: None})
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if RULES[name].kind is not bool])
+def test_true_is_not_a_number_or_a_word(name: str) -> None:
+    """Python's True counts as 1; here it does not."""
+    with pytest.raises(UserError, match=f"{name} is True"):
+        TrialConfig(**{name: True})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_the_limits_of_a_number_are_allowed_and_what_lies_beyond_is_not(name: str) -> None:
+    """Lowest and highest value are taken; the next one is refused with the field, the value and the limits."""
+    rule = RULES[name]
+    step = 1 if rule.kind is int else rule.low / 2
+    for limit, beyond in ((rule.low, rule.low - step), (rule.high, rule.high * 2)):
+        if math.isfinite(limit):
+            assert getattr(TrialConfig(**{name: rule.kind(limit)}), name) == limit
+            with pytest.raises(UserError) as caught:
+                TrialConfig(**{name: rule.kind(beyond)})
+            assert f"{name} is {rule.kind(beyond)!r}: allowed is {rule.describe()}" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400], ids=["nan", "inf", "-inf", "huge"])
+def test_a_number_that_is_not_finite_is_refused(value: float) -> None:
+    """Neither NaN nor infinity nor a whole number too long for a float is a learning rate."""
+    with pytest.raises(UserError, match="learning_rate is "):
+        TrialConfig(learning_rate=value)
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if RULES[name].choices])
+def test_a_misspelt_word_is_answered_with_the_nearest(name: str) -> None:
+    """The error has the field, the word, all allowed ones and the nearest."""
+    word = RULES[name].choices[0]
+    with pytest.raises(UserError) as caught:
+        TrialConfig(**{name: word + "e"})
+    message = str(caught.value)
+    assert message.startswith(f"unknown {name} {word + 'e'!r}")
+    assert all(choice in message for choice in RULES[name].choices)
+    assert f"did you mean {word!r}?" in message
+
+
+def test_an_even_kernel_is_refused_with_the_odd_ones() -> None:
+    """Only kernels with a middle fit the architectures."""
+    with pytest.raises(UserError, match="kernel_size is 4: allowed are the odd sizes 3, 5 and 7"):
+        TrialConfig(kernel_size=4)
+
+
+def test_binary_cross_entropy_needs_outputs_between_0_and_1() -> None:
+    """The error names both fields and both ways out."""
+    with pytest.raises(UserError) as caught:
+        TrialConfig(loss="bce", output_activation="identity")
+    assert all(word in str(caught.value) for word in ("loss", "output_activation", "sigmoid", "mse"))
+
+
+def test_an_unknown_field_is_answered_with_the_nearest() -> None:
+    """The error lists the fields and proposes one."""
+    with pytest.raises(UserError) as caught:
+        rule_of("latent_sise")
+    assert "unknown field 'latent_sise'" in str(caught.value)
+    assert "did you mean 'latent_size'?" in str(caught.value)
+    assert all(name in str(caught.value) for name in RULES)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("depth", "default", None),
+        ("train_size", "all", None),
+        ("epochs", "12", 12),
+        ("learning_rate", "1e-3", 0.001),
+        ("batch_norm", "yes", True),
+        ("batch_norm", "OFF", False),
+        ("activation", "gelu", "gelu"),
+    ],
+)
+def test_a_value_is_read_from_text(name: str, text: str, value: object) -> None:
+    """Text becomes a value of the field's own kind."""
+    read = rule_of(name).parse(name, text)
+    assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("epochs", "1e3"),
+        ("epochs", "2.0"),
+        ("epochs", ""),
+        ("epochs", "default"),
+        ("learning_rate", "nan"),
+        ("learning_rate", "1e999"),
+        ("batch_norm", "maybe"),
+        ("depth", "none"),
+        ("image_size", "7"),
+        ("image_size", "65"),
+        ("seed", "-1"),
+        ("seed", "99999999999999999999"),
+    ],
+)
+def test_text_that_is_no_such_value_is_refused_by_name(name: str, text: str) -> None:
+    """What cannot be read, or cannot be a value of this field, names the field."""
+    with pytest.raises(UserError, match=f"{name} is .*: allowed is "):
+        rule_of(name).parse(name, text)
+
+
+GRID = {"latent_size": (2, 5)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"grid": {}}, ["grid", "axis"]),
+        ({"grid": {"latent_sise": (2,)}}, ["latent_sise", "did you mean 'latent_size'"]),
+        ({"grid": {"latent_size": ()}}, ["latent_size", "()", "list of values"]),
+        ({"grid": {"latent_size": 5}}, ["latent_size", "5", "list of values"]),
+        ({"grid": {"latent_size": (2, 2)}}, ["latent_size", "twice"]),
+        ({"grid": {"latent_size": (2, 0)}}, ["latent_size is 0", "from 1 to 1024"]),
+        ({"grid": {"loss": "mse"}}, ["loss", "'mse'", "list of values"]),
+        ({"grid": {"loss": ("mse", "mce")}}, ["'mce'", "did you mean 'mse'"]),
+        ({"grid": {"seed": (1, 2)}}, ["seed", "seeds=N"]),
+        ({"grid": GRID, "seeds": 0}, ["seeds is 0", "at least 1"]),
+        ({"grid": GRID, "trials": 0}, ["trials is 0", "at least 1"]),
+        ({"grid": GRID, "trials": 1.5}, ["trials is 1.5", "whole number"]),
+        ({"grid": GRID, "round_size": 0}, ["round_size is 0"]),
+        ({"grid": GRID, "sweep_seed": -1}, ["sweep_seed is -1"]),
+        ({"grid": GRID, "objectives": ()}, ["objectives", "val/mse"]),
+        ({"grid": GRID, "objectives": "val/mse"}, ["objectives", "val/mse"]),
+        ({"grid": GRID, "base": {"epochs": 3}}, ["base", "TrialConfig"]),
+        ({"sampler": "tpe"}, ["'tpe'", "trials=N"]),
+        ({"sampler": "tpe", "trials": 3, "grid": GRID}, ["'tpe'", "search_space"]),
+        *[({"grid": {name: (1, 2)}}, [name, "one dataset"]) for name in DATASET_FIELDS],
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused(fields: dict[str, Any], words: list[str]) -> None:
+    """The error names what is wrong, its value and what to write instead."""
+    with pytest.raises(UserError) as caught:
+        StudyConfig(question="Which?", **fields)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_study_cannot_be_changed_and_can_be_pickled() -> None:
+    """A study is a record like the others."""
+    study = StudyConfig(question="Which?", grid=GRID)
+    assert pickle.loads(pickle.dumps(study)) == study  # noqa: S301 - its own
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        study.seeds = 3  # type: ignore[misc]

@@ -1,0 +1,70 @@
+"""Contract of every executor, from the dict."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import pytest
+
+from harness.executors import EXECUTORS, ProcessExecutor
+from tests.support import ROOT
+
+
+@pytest.mark.parametrize("name", list(EXECUTORS))
+def test_every_executor_gives_results_and_errors_through_futures(name: str) -> None:
+    """A result comes back equal; an error comes back as itself, and the executor works on."""
+    with EXECUTORS[name](2) as executor:
+        futures = [executor.submit(divmod, number, 3) for number in range(5)]
+        assert [future.result(60) for future in futures] == [divmod(number, 3) for number in range(5)]
+        with pytest.raises(ZeroDivisionError):
+            executor.submit(divmod, 1, 0).result(60)
+        assert executor.submit(int, "7").result(60) == 7
+        assert executor.slots >= 1
+
+
+def test_processes_are_other_processes_and_stay() -> None:
+    """Work runs outside this process, and the same worker serves again."""
+    with ProcessExecutor(1) as executor:
+        workers = {executor.submit(os.getpid).result(60) for _ in range(3)}
+    assert len(workers) == 1
+    assert os.getpid() not in workers
+
+
+def test_a_worker_that_dies_is_reported() -> None:
+    """A worker that is killed breaks the pool with an error, not with silence."""
+    with pytest.raises(BrokenProcessPool), ProcessExecutor(1) as executor:
+        executor.submit(os.kill, executor.submit(os.getpid).result(60), signal.SIGKILL).result(60)
+
+
+def test_workers_do_not_outlive_a_killed_coordinator(tmp_path: Path) -> None:
+    """After SIGKILL of the process that started them the workers leave within seconds."""
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, time\n"
+        "from harness.executors import ProcessExecutor\n"
+        "if __name__ == '__main__':\n"
+        "    executor = ProcessExecutor(1)\n"
+        "    print(executor.submit(os.getpid).result(), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while _is_alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _is_alive(worker)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process runs; one that has ended and is not yet collected does not."""
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"

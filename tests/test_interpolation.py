@@ -1,0 +1,98 @@
+"""Interpolation between codes against NumPy, scikit-learn's nearest neighbours and calculations by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from harness import interpolation
+
+PAIRS = [(0, 3), (2, 1)]
+
+
+def _random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).random(shape).astype(np.float32))
+
+
+def _as_image(codes: Tensor) -> Tensor:
+    """A decoder that lays four latent units out as an image of 2 x 2 pixels."""
+    return codes.view(-1, 1, 2, 2)
+
+
+@pytest.mark.parametrize("units", [1, 4])
+def test_codes_are_mixed_by_weight(units: int) -> None:
+    """The mixture is a E(x1) + (1 - a) E(x2), computed with NumPy pair by pair."""
+    codes, weights = _random(5, units), (0.0, 0.25, 0.7, 1.0)
+    array = codes.numpy()
+    reference = [[a * array[first] + (1 - a) * array[second] for a in weights] for first, second in PAIRS]
+    mixed = interpolation.interpolate(codes, PAIRS, weights)
+    assert mixed.shape == (2, 4, units)
+    np.testing.assert_allclose(mixed.numpy(), reference, rtol=1e-6)
+
+
+def test_one_weight_gives_one_point_a_pair() -> None:
+    """The midpoint of (0, 2) and (4, -2) is (2, 0)."""
+    mixed = interpolation.interpolate(torch.tensor([[0.0, 2.0], [4.0, -2.0]]), [(0, 1)], [0.5])
+    assert mixed.tolist() == [[[2.0, 0.0]]]
+
+
+@pytest.mark.parametrize("steps", [2, 5, interpolation.STRIP_STEPS])
+def test_a_strip_goes_from_the_first_image_to_the_second(steps: int) -> None:
+    """Its ends are the decoded codes of the pair and its steps are even."""
+    codes = _random(5, 4)
+    strips = interpolation.decoded_strips(codes, PAIRS, _as_image, steps)
+    assert strips.shape == (2, steps, 1, 2, 2)
+    for strip, (first, second) in zip(strips.flatten(2).numpy(), PAIRS, strict=True):
+        np.testing.assert_allclose(strip, np.linspace(codes[first].numpy(), codes[second].numpy(), steps), atol=1e-6)
+
+
+def test_a_strip_is_decoded_after_mixing() -> None:
+    """With a decoder that squares, the middle of 1 and 3 is 4 and not the 5 of mixed images."""
+    codes = torch.tensor([[1.0], [3.0]])
+    strips = interpolation.decoded_strips(codes, [(0, 1)], lambda mixed: mixed.square().view(-1, 1, 1, 1), steps=3)
+    assert strips.flatten().tolist() == [1.0, 4.0, 9.0]
+
+
+@pytest.mark.parametrize("block", [1, 4, 7, 256])
+def test_the_nearest_distance_is_that_of_scikit_learn(block: int) -> None:
+    """Whatever the number of queries compared at a time; the squared distance is per pixel."""
+    queries, references = _random(7, 3, 4, 5, seed=1), _random(30, 3, 4, 5, seed=2)
+    neighbours = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(references.flatten(1).double().numpy())
+    distances = neighbours.kneighbors(queries.flatten(1).double().numpy())[0][:, 0]
+    np.testing.assert_allclose(interpolation.nearest_mse(queries, references, block).numpy(), distances**2 / 60, rtol=1e-5)
+
+
+def test_an_image_that_is_there_is_at_no_distance() -> None:
+    """The distance to the nearest is exactly 0 for a copy, without the rounding of a matrix product."""
+    references = 100 + _random(20, 1, 3, 3)
+    assert interpolation.nearest_mse(references[[4, 11]].clone(), references).tolist() == [0.0, 0.0]
+
+
+def test_the_distance_to_a_single_reference_is_the_squared_error() -> None:
+    """One reference only: the plain mean squared error to it."""
+    queries, reference = _random(3, 1, 2, 2, seed=3), _random(1, 1, 2, 2, seed=4)
+    expected = ((queries.numpy() - reference.numpy()) ** 2).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(interpolation.nearest_mse(queries, reference).numpy(), expected, rtol=1e-5)
+
+
+def test_the_manifold_distance_by_hand() -> None:
+    """Black training images, midpoints 0.2 away and real images 0.1 away: 0.04 / 0.01 = 4."""
+    training, pixel = torch.zeros(3, 1, 2, 2), torch.ones(2, 1, 2, 2)
+    assert interpolation.manifold_distance(0.2 * pixel, 0.1 * pixel, training) == pytest.approx(4, rel=1e-5)
+
+
+def test_the_manifold_distance_is_a_ratio_of_means() -> None:
+    """By hand: (0.01 + 0.09) / 2 over (0.01 + 0.01) / 2 is 5, where the mean of ratios would be other than that."""
+    training = torch.zeros(1, 1, 1, 1)
+    midpoints, real = torch.tensor([0.1, 0.3]).view(2, 1, 1, 1), torch.tensor([0.1, -0.1]).view(2, 1, 1, 1)
+    assert interpolation.manifold_distance(midpoints, real, training) == pytest.approx(5, rel=1e-5)
+
+
+def test_data_are_as_close_to_the_data_as_data() -> None:
+    """The manifold distance of the real images themselves is 1, and that of training images is 0."""
+    real, training = _random(6, 1, 4, 4, seed=5), _random(40, 1, 4, 4, seed=6)
+    assert interpolation.manifold_distance(real, real, training) == 1
+    assert interpolation.manifold_distance(training[:5], real, training) == 0

@@ -1,0 +1,385 @@
+"""All numbers and files of one small trained autoencoder: contracts over the dicts, and references from outside."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from sklearn.decomposition import PCA
+from sklearn.metrics import mean_squared_error
+from sklearn.neighbors import NearestNeighbors
+
+from harness import datasets, models
+from harness.artifacts import failure_artifacts, trial_artifacts
+from harness.config import TrialConfig
+from harness.material import Material
+from harness.measures import HEADLINES, METRICS, TRANSFER_MODES, Evaluation, measure_all
+from harness.splits import label_draws
+from harness.train import TrainState, initial_state, train_member
+from harness.transfer import CURVES, LabelledInputs, calibrate_batch_norm, classify_features, classify_with_encoder
+
+CONFIG = models.resolve(TrialConfig(epochs=1, transfer_epochs=2, draws=2, train_size=64, latent_size=3))
+PICTURES = ("reconstructions.png", "interpolation/strips.png", "latents/correlation.png")
+
+Floats = npt.NDArray[np.float64]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Small matrices are slower on several threads than on one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _material() -> Material:
+    """Fresh, so that nothing is remembered from another evaluation."""
+    return Material(datasets.load("digits", ""), CONFIG.split_seed, CONFIG.train_size, "cpu")
+
+
+def _trained(config: TrialConfig) -> TrainState:
+    material = _material()
+    return train_member(config, initial_state(config, material.shape), config.epochs, material.splits)[0]
+
+
+@pytest.fixture(scope="module")
+def evaluation(_one_thread: None) -> Evaluation:
+    """One epoch of the base architecture on 64 digits."""
+    return Evaluation(CONFIG, _trained(CONFIG), _material())
+
+
+@pytest.fixture(scope="module")
+def metrics(evaluation: Evaluation) -> dict[str, float]:
+    """Its finite metrics."""
+    return measure_all(evaluation)
+
+
+@pytest.fixture(scope="module")
+def again(evaluation: Evaluation) -> dict[str, float]:
+    """The metrics of the same state, evaluated anew."""
+    return measure_all(Evaluation(CONFIG, evaluation.state, _material()))
+
+
+@pytest.fixture(scope="module")
+def files(evaluation: Evaluation) -> dict[str, bytes]:
+    """Its artifacts."""
+    return trial_artifacts(evaluation)
+
+
+def _pixels(images: torch.Tensor) -> Floats:
+    return images.flatten(1).double().numpy()
+
+
+def _arrays(content: bytes) -> dict[str, npt.NDArray[Any]]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _rows(content: bytes) -> tuple[list[str], Floats]:
+    """The heading and the numbers of a CSV."""
+    heading, *rows = csv.reader(io.StringIO(content.decode()))
+    return heading, np.array(rows, dtype=float)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_says_what_it_is(name: str, metrics: dict[str, float]) -> None:
+    """A direction that is known and a unit of text; in this trial, where all are defined, a finite number."""
+    metric = METRICS[name]
+    assert metric.direction in ("down", "up", "")
+    assert isinstance(metric.unit, str)
+    assert type(metrics[name]) is float
+    assert math.isfinite(metrics[name])
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if not name.startswith("cost/")])
+def test_every_metric_is_the_same_when_it_is_measured_again(
+    name: str, metrics: dict[str, float], again: dict[str, float]
+) -> None:
+    """Evaluation is a function of configuration, state and images; only a cost may be timed and differ."""
+    assert again[name] == metrics[name]
+
+
+@pytest.mark.parametrize("name", HEADLINES)
+def test_the_headlines_are_metrics_with_a_direction(name: str, metrics: dict[str, float]) -> None:
+    """They are there, they are finite, and one end is better."""
+    assert METRICS[name].direction
+    assert math.isfinite(metrics[name])
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_shares_lie_between_zero_and_one(name: str, metrics: dict[str, float]) -> None:
+    """Accuracies and absolute correlations are shares; nothing else but PSNR, R2 and entropies may be below zero."""
+    if METRICS[name].unit in ("share", "abs(r)"):
+        assert 0 <= metrics[name] <= 1
+    elif name not in ("test/psnr_db", "test/r2"):
+        assert metrics[name] >= 0
+
+
+def test_the_reconstruction_loss_is_the_squared_error_of_the_decoded_test_images(
+    evaluation: Evaluation, metrics: dict[str, float]
+) -> None:
+    """scikit-learn's error between the test images and the whole model's output in evaluation mode."""
+    with torch.no_grad():
+        decoded = evaluation.model(evaluation.images)
+    expected = mean_squared_error(_pixels(evaluation.images), _pixels(decoded))
+    assert metrics["reconstruction_loss"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["test/psnr_db"] == pytest.approx(10 * np.log10(1 / expected), rel=1e-5)
+
+
+def test_the_variance_explained_is_against_the_mean_training_image(evaluation: Evaluation, metrics: dict[str, float]) -> None:
+    """1 minus the squared error over that of predicting the mean of the 64 training images."""
+    mean = _pixels(evaluation.material.splits.train.images).mean(axis=0)
+    expected = 1 - metrics["reconstruction_loss"] / np.mean((_pixels(evaluation.images) - mean) ** 2)
+    assert len(evaluation.material.splits.train.images) == 64
+    assert metrics["test/r2"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_correlation_is_that_of_the_codes_of_the_test_images(evaluation: Evaluation, metrics: dict[str, float]) -> None:
+    """NumPy's largest and mean absolute value off the diagonal, over codes from the model's own encoder."""
+    with torch.no_grad():
+        codes = evaluation.model.encoder(evaluation.images).double().numpy()
+    matrix = np.corrcoef(codes, rowvar=False)
+    pairs = np.abs(matrix[np.triu_indices(3, k=1)])
+    assert metrics["max_latent_correlation"] == pytest.approx(pairs.max(), rel=1e-5)
+    assert metrics["latent/mean_abs_corr"] == pytest.approx(pairs.mean(), rel=1e-5)
+    assert metrics["latent/total_correlation"] == pytest.approx(-0.5 * np.linalg.slogdet(matrix).logabsdet, rel=1e-4)
+    assert metrics["latent/dead_units"] == 0
+
+
+def test_the_pca_floor_has_as_many_components_as_the_code(evaluation: Evaluation, metrics: dict[str, float]) -> None:
+    """scikit-learn's PCA with 3 components, fitted on the trial's training images."""
+    test = _pixels(evaluation.images)
+    pca = PCA(CONFIG.latent_size, svd_solver="full").fit(_pixels(evaluation.material.splits.train.images))
+    assert metrics["floor/pca_mse"] == pytest.approx(mean_squared_error(test, pca.inverse_transform(pca.transform(test))))
+    assert metrics["floor/pca_mse"] < metrics["floor/random_projection_mse"] < metrics["floor/mean_image_mse"]
+
+
+def test_the_manifold_distance_is_of_midpoints_against_their_ends(evaluation: Evaluation, metrics: dict[str, float]) -> None:
+    """Decoded quarter, half and three-quarter points of the fixed pairs, nearest neighbours by scikit-learn."""
+    pairs = np.array(evaluation.material.pairs)
+    codes = evaluation.codes.double().numpy()
+    mixed = np.concatenate([a * codes[pairs[:, 0]] + (1 - a) * codes[pairs[:, 1]] for a in (0.25, 0.5, 0.75)])
+    with torch.no_grad():
+        decoded = evaluation.model.decoder(torch.from_numpy(mixed).float())
+    neighbours = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(_pixels(evaluation.material.splits.train.images))
+    midpoints = np.mean(neighbours.kneighbors(_pixels(decoded))[0] ** 2)
+    real = np.mean(neighbours.kneighbors(_pixels(evaluation.images[pairs.ravel()]))[0] ** 2)
+    assert metrics["interpolation/manifold_distance"] == pytest.approx(midpoints / real, rel=1e-4)
+
+
+def test_the_costs_are_those_of_the_state(evaluation: Evaluation, metrics: dict[str, float]) -> None:
+    """The time of the one epoch, the 64 images that it saw, and every weight counted once."""
+    seconds = evaluation.state.logs[0].seconds
+    weights = [array for name, array in evaluation.state.weights.items() if name.endswith(("weight", "bias"))]
+    assert metrics["cost/train_seconds"] == seconds
+    assert metrics["cost/samples_per_second"] == pytest.approx(64 / seconds)
+    assert metrics["cost/parameters"] == sum(array.size for array in weights)
+
+
+def test_the_training_numbers_are_those_of_the_last_epoch(evaluation: Evaluation, metrics: dict[str, float]) -> None:
+    """The validation error is that of the model that is evaluated."""
+    images = evaluation.material.splits.validation.images
+    with torch.no_grad():
+        decoded = evaluation.model(images)
+    assert metrics["val/mse"] == pytest.approx(mean_squared_error(_pixels(images), _pixels(decoded)), rel=1e-5)
+    assert metrics["train/mse"] == evaluation.state.logs[-1].train_mse
+
+
+def test_the_headline_accuracy_is_that_of_the_frozen_encoder(evaluation: Evaluation, metrics: dict[str, float]) -> None:
+    """Mean and sample standard deviation over the two draws, by NumPy; the three ways of training are three results."""
+    for mode in TRANSFER_MODES:
+        accuracies = evaluation.transfers[mode].accuracies.numpy()
+        assert len(accuracies) == CONFIG.draws
+        assert metrics[f"transfer/{mode}_accuracy"] == pytest.approx(accuracies.mean())
+        assert metrics[f"transfer/{mode}_accuracy_std"] == pytest.approx(accuracies.std(ddof=1))
+    assert metrics["transfer_accuracy"] == metrics["transfer/frozen_accuracy"]
+    assert len({evaluation.transfers[mode].curves[0, 0, 0].item() for mode in TRANSFER_MODES}) == 3
+
+
+def test_the_raw_pixel_floor_is_the_same_classifier_on_the_same_draws(evaluation: Evaluation, metrics: dict[str, float]) -> None:
+    """Pixels of the labelled draws instead of codes; it is one number for trials of every latent size and seed."""
+    material = evaluation.material
+    draws = [LabelledInputs(part.images.flatten(1), part.labels) for part in label_draws(material.data, 0, CONFIG.labels, 2)]
+    test = LabelledInputs(evaluation.images.flatten(1), material.splits.test.labels)
+    reference = material.splits.train.images.flatten(1)
+    expected = classify_features(draws, test, reference, 10, CONFIG.transfer_epochs, seed=0)
+    assert metrics["transfer/raw_pixels_accuracy"] == pytest.approx(expected.accuracies.numpy().mean())
+    other = _material().raw_pixels_transfer(replace(CONFIG, latent_size=9, seed=4, learning_rate=1e-4))
+    assert other.accuracy == metrics["transfer/raw_pixels_accuracy"]
+
+
+def test_the_pca_floor_of_transfer_knows_the_latent_size() -> None:
+    """Of 1, 3 and 20 scores the most tell the digits apart best, and one is little better than the chance of 0.1."""
+    material = _material()
+    one, three, many = (
+        material.pca_transfer(replace(CONFIG, latent_size=size, transfer_epochs=20)).accuracy for size in (1, 3, 20)
+    )
+    assert 0.1 < one < three < many
+    assert one < 0.4
+    assert many > 0.7
+
+
+def test_the_encoder_from_scratch_is_untrained_and_calibrated(evaluation: Evaluation) -> None:
+    """It starts from the seed's own initial weights with batch norms set to the training images, and so gives these curves."""
+    material = evaluation.material
+    untrained = models.build(material.shape, CONFIG).encoder
+    initial = initial_state(CONFIG, material.shape).weights
+    assert all(np.array_equal(value.numpy(), initial[f"encoder.{name}"]) for name, value in untrained.state_dict().items())
+    calibrate_batch_norm(untrained, material.splits.train.images)
+    with torch.no_grad():
+        reference = untrained(material.splits.train.images)
+    draws = material.draws(CONFIG.labels, CONFIG.draws)
+    expected = classify_with_encoder(untrained, draws, material.test_inputs, reference, 10, CONFIG.transfer_epochs, seed=0)
+    np.testing.assert_allclose(evaluation.transfers["scratch"].curves.numpy(), expected.curves.numpy(), rtol=1e-6)
+
+
+def test_measuring_leaves_the_model_as_it_was_trained(evaluation: Evaluation, metrics: dict[str, float]) -> None:
+    """Fine-tuning and calibration work on copies."""
+    assert metrics
+    assert not any(module.training for module in evaluation.model.modules())
+    for name, value in evaluation.model.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), evaluation.state.weights[name], err_msg=name)
+
+
+def test_one_latent_unit_and_one_draw_leave_out_what_they_do_not_define() -> None:
+    """No pairs, no correlation; one draw, no standard deviation; every other metric and all the files are there."""
+    config = replace(CONFIG, latent_size=1, draws=1, labels=1)
+    evaluation = Evaluation(config, _trained(config), _material())
+    undefined = {"max_latent_correlation", "latent/mean_abs_corr", "latent/max_abs_corr_null95"}
+    undefined |= {f"transfer/{mode}_accuracy_std" for mode in TRANSFER_MODES}
+    assert set(METRICS) - set(measure_all(evaluation)) == undefined
+    files = trial_artifacts(evaluation)
+    assert _rows(files["latents/correlation.csv"])[1].tolist() == [[0, 1]]
+    assert _arrays(files["latents/test_codes.npz"])["codes"].shape[1] == 1
+
+
+def test_more_latent_units_than_pixels_are_measured_all_the_same() -> None:
+    """70 units for 64 pixels: both linear floors lose nothing, and every headline is there."""
+    config = models.resolve(
+        TrialConfig(architecture="linear", latent_size=70, epochs=1, transfer_epochs=1, draws=1, train_size=64)
+    )
+    values = measure_all(Evaluation(config, _trained(config), _material()))
+    assert set(HEADLINES) <= set(values)
+    assert values["floor/pca_mse"] == pytest.approx(0, abs=1e-12)
+    assert 1 <= values["latent/effective_rank"] <= 70
+
+
+def test_the_pictures_are_all_that_is_png(files: dict[str, bytes]) -> None:
+    """Reconstructions, strips and the correlation matrix."""
+    assert sorted(name for name in files if name.endswith(".png")) == sorted(PICTURES)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_every_picture_opens_and_is_not_blank(name: str, files: dict[str, bytes]) -> None:
+    """At least twenty shades, and neither side is trivially short."""
+    with Image.open(io.BytesIO(files[name])) as picture:
+        assert picture.format == "PNG"
+        pixels = np.asarray(picture.convert("L"))
+    assert min(pixels.shape) > 80
+    assert len(np.unique(pixels)) > 20
+
+
+def test_every_file_is_the_same_when_it_is_made_again(evaluation: Evaluation, files: dict[str, bytes]) -> None:
+    """Bytes of the same evaluation done anew, archives compared by what they hold."""
+    other = trial_artifacts(Evaluation(CONFIG, evaluation.state, _material()))
+    assert other.keys() == files.keys()
+    for name, content in files.items():
+        if name.endswith(".npz"):
+            assert all(np.array_equal(array, _arrays(other[name])[key]) for key, array in _arrays(content).items()), name
+        else:
+            assert other[name] == content, name
+
+
+def test_the_strips_hold_decoded_codes_between_the_ends(evaluation: Evaluation, files: dict[str, bytes]) -> None:
+    """Six pairs of different classes in nine steps; ends and middle are what the decoder gives, in 256 levels."""
+    arrays = _arrays(files["interpolation/strips.npz"])
+    strips, pairs, classes = arrays["strips"], arrays["pairs"], arrays["classes"]
+    assert (strips.shape, strips.dtype) == ((6, 9, 1, 8, 8), np.uint8)
+    np.testing.assert_array_equal(classes, evaluation.material.splits.test.labels.numpy()[pairs])
+    assert (classes[:, 0] != classes[:, 1]).all()
+    codes = evaluation.codes[torch.from_numpy(pairs)]
+    with torch.no_grad():
+        for step, points in ((0, codes[:, 0]), (4, codes.mean(dim=1)), (8, codes[:, 1])):
+            expected = 255 * evaluation.model.decoder(points).numpy()
+            np.testing.assert_allclose(strips[:, step], expected, atol=0.51)
+
+
+def test_the_codes_are_those_of_the_test_images(evaluation: Evaluation, files: dict[str, bytes]) -> None:
+    """One row for each test image with its label, from the model's encoder in evaluation mode."""
+    arrays = _arrays(files["latents/test_codes.npz"])
+    test = evaluation.material.splits.test
+    with torch.no_grad():
+        np.testing.assert_allclose(arrays["codes"], evaluation.model.encoder(test.images).numpy(), atol=1e-5)
+    assert arrays["codes"].shape == (len(test.images), CONFIG.latent_size)
+    np.testing.assert_array_equal(arrays["labels"], test.labels.numpy())
+
+
+def test_the_correlation_table_is_that_of_the_codes(files: dict[str, bytes]) -> None:
+    """NumPy's matrix of the codes in the other file, a line a unit."""
+    heading, rows = _rows(files["latents/correlation.csv"])
+    codes = _arrays(files["latents/test_codes.npz"])["codes"].astype(float)
+    assert heading == ["unit", "0", "1", "2"]
+    assert rows[:, 0].tolist() == [0, 1, 2]
+    np.testing.assert_allclose(rows[:, 1:], np.corrcoef(codes, rowvar=False), atol=1e-9)
+
+
+def test_the_weights_and_the_configuration_rebuild_the_model(evaluation: Evaluation, files: dict[str, bytes]) -> None:
+    """A model built from the two files alone, without pickle, decodes every test image to the same bits."""
+    content = json.loads(files["model/config.json"])
+    shape = tuple(content.pop("image_shape"))
+    config = TrialConfig(**content)
+    assert config == CONFIG
+    model = models.build(shape, replace(config, seed=config.seed + 1))  # other initial weights, which must not matter
+    model.load_state_dict(safetensors.torch.load(files["model/model.safetensors"]))
+    with torch.no_grad():
+        assert torch.equal(model.eval()(evaluation.images), evaluation.reconstructions)
+
+
+def test_the_training_curve_is_a_line_an_epoch(evaluation: Evaluation, files: dict[str, bytes]) -> None:
+    """The names of the log's fields and its numbers in full."""
+    heading, rows = _rows(files["curves/training.csv"])
+    (log,) = evaluation.state.logs
+    assert heading == [each.name for each in fields(log)]
+    assert rows.tolist() == [[getattr(log, name) for name in heading]]
+
+
+def test_the_transfer_curves_end_at_the_accuracies(
+    evaluation: Evaluation, files: dict[str, bytes], metrics: dict[str, float]
+) -> None:
+    """A column for each mode and curve, a line an epoch; all test images are few enough to be on the curve."""
+    heading, rows = _rows(files["curves/transfer.csv"])
+    assert heading == ["epoch", *(f"transfer/{mode}/{name}" for mode in TRANSFER_MODES for name in CURVES)]
+    assert rows[:, 0].tolist() == [1, 2]
+    for mode in TRANSFER_MODES:
+        last = rows[-1, heading.index(f"transfer/{mode}/test_accuracy")]
+        assert last == pytest.approx(metrics[f"transfer/{mode}_accuracy"])
+        losses = evaluation.transfers[mode].curves.numpy()[:, :, CURVES.index("train_loss")]
+        np.testing.assert_allclose(rows[:, heading.index(f"transfer/{mode}/train_loss")], losses.mean(axis=0))
+
+
+def test_a_failed_trial_leaves_its_reason_its_configuration_and_what_it_trained(evaluation: Evaluation) -> None:
+    """Three files: the failure as it was given, the configuration, and the epochs that were finite."""
+    files = failure_artifacts(CONFIG, evaluation.state.logs, "ValueError: no\ntraceback")
+    assert set(files) == {"failure.txt", "model/config.json", "curves/training.csv"}
+    assert files["failure.txt"] == b"ValueError: no\ntraceback"
+    assert TrialConfig(**json.loads(files["model/config.json"])) == CONFIG
+    assert len(_rows(files["curves/training.csv"])[1]) == 1
+
+
+def test_a_trial_that_failed_at_once_has_an_empty_curve() -> None:
+    """The heading alone, so that the file can be read like any other."""
+    content = failure_artifacts(CONFIG, (), "reason")["curves/training.csv"].decode()
+    assert content.startswith("epoch,train_loss,")
+    assert content.count("\n") == 1

@@ -1,0 +1,273 @@
+"""The plan: which trials in which order, and when two sweeps are the same."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import harness
+from harness import datasets, plan
+from harness.config import StudyConfig, TrialConfig
+from harness.library import load_study
+from harness.options import parse
+from harness.plan import SweepPlan, grid_trials, make_plan
+from harness.rules import UserError
+
+REPOSITORY = Path(harness.__file__).resolve().parents[1]
+
+GRID = """\
+from harness.config import StudyConfig, TrialConfig
+
+STUDY = StudyConfig(
+    question="Which?",
+    base=TrialConfig(epochs=3, train_size=64),
+    grid={"architecture": ("base", "deep"), "latent_size": (2, 5)},
+    seeds=2,
+)
+"""
+
+SEARCH = """\
+from harness.config import StudyConfig, TrialConfig
+
+STUDY = StudyConfig(question="Which?", sampler="random", trials=3)
+
+
+def search_space(trial):
+    return TrialConfig(latent_size=trial.suggest_int("latent_size", 1, 9))
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder that is the current one, and no dataset remembered."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    datasets.load.cache_clear()
+    yield tmp_path
+    datasets.load.cache_clear()
+
+
+def plan_of(text: str, *words: str) -> SweepPlan:
+    """The plan of a study file with this text."""
+    Path("mine.py").write_text(text, encoding="utf-8")
+    return make_plan(load_study("mine.py"), parse(["mine.py", "--device", "cpu", *words]))
+
+
+def configs_of(sweep: SweepPlan) -> list[TrialConfig]:
+    """What the trials train, in their order."""
+    return [trial.config for trial in sweep.trials]
+
+
+def write_npz(path: Path, pixel: int = 0) -> None:
+    """Writes 40 images of two classes; ``pixel`` is one of theirs."""
+    images = np.zeros((40, 8, 8), dtype=np.uint8)
+    images[7, 3, 3] = pixel
+    np.savez(path, images=images, labels=np.arange(40) % 2)
+
+
+def test_the_grid_has_every_combination_of_one_seed_before_the_next() -> None:
+    """The first axis turns slowest within a seed, and trials are numbered from 0."""
+    sweep = plan_of(GRID)
+    found = [(trial.config.seed, trial.config.architecture, trial.config.latent_size) for trial in sweep.trials]
+    assert found == [(seed, name, size) for seed in (0, 1) for name in ("base", "deep") for size in (2, 5)]
+    assert [trial.number for trial in sweep.trials] == list(range(8))
+    assert sweep.total == 8
+
+
+def test_the_first_seed_is_that_of_the_study() -> None:
+    """A sweep of other replicates is had with another first seed."""
+    assert {config.seed for config in configs_of(plan_of(GRID, "--set", "seed=10"))} == {10, 11}
+
+
+def test_no_field_of_a_trial_is_left_to_the_architecture() -> None:
+    """What a run records says what was trained."""
+    for config in configs_of(plan_of(GRID)):
+        assert (config.width, config.batch_norm, config.depth) == (16, True, 3 if config.architecture == "base" else 4)
+
+
+def test_more_seeds_add_trials_at_the_end_and_keep_the_identity() -> None:
+    """A sweep of 2 seeds is the beginning of one of 4, and goes on as that."""
+    few, many = plan_of(GRID), plan_of(GRID, "--seeds", "4")
+    assert len(many.trials) == 16
+    assert many.trials[:8] == few.trials
+    assert many.identity == few.identity
+
+
+def test_fewer_trials_cut_the_end_off_and_keep_the_identity() -> None:
+    """The rest can be trained later."""
+    whole, some = plan_of(GRID), plan_of(GRID, "--trials", "3")
+    assert some.trials == whole.trials[:3]
+    assert (some.total, some.identity) == (3, whole.identity)
+    assert plan_of(GRID, "--trials", "100").trials == whole.trials
+
+
+def test_combinations_that_come_to_the_same_are_trained_once() -> None:
+    """Base with depth 4 is deep: a grid of both has no trial twice, and no number is left out."""
+    study = StudyConfig(question="Which?", grid={"architecture": ("base", "deep"), "depth": (None, 3, 4)}, seeds=2)
+    trials = grid_trials(study)
+    assert len({replace(trial.config, architecture="base") for trial in trials}) == 4
+    assert len({trial.config for trial in trials}) == len(trials) == 8
+    assert [trial.number for trial in trials] == list(range(8))
+
+
+def test_a_search_has_no_trials_before_it_runs() -> None:
+    """Its sampler proposes them, as many as the study says or the command line."""
+    assert (plan_of(SEARCH).trials, plan_of(SEARCH).total, plan_of(SEARCH, "--trials", "7").total) == ((), 3, 7)
+
+
+def test_the_same_study_again_has_the_same_identity(here: Path) -> None:
+    """So the same command resumes."""
+    assert plan_of(GRID).identity == plan_of(GRID).identity
+    assert plan_of(SEARCH).identity == plan_of(SEARCH).identity
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--epochs", "4"],
+        ["--batch-size", "32"],
+        ["--train-size", "65"],
+        ["--set", "split_seed=1"],
+        ["--set", "seed=1"],
+        ["--set", "architecture=base,heavy"],
+        ["--set", "architecture=base"],
+        ["--set", "latent_size=2,5,10"],
+        ["--set", "width=4,8"],
+        ["--set", "learning_rate=0.001"],
+    ],
+    ids=" ".join,
+)
+def test_what_changes_a_trial_changes_the_identity(words: list[str]) -> None:
+    """Results of two different sweeps are never taken for one."""
+    assert plan_of(GRID, *words).identity != plan_of(GRID).identity
+
+
+@pytest.mark.parametrize(
+    "words", [["--workers", "3"], ["--executor", "inline"], ["--group-size", "2"], ["--fresh"]], ids=" ".join
+)
+def test_how_a_sweep_is_run_does_not_change_the_identity(words: list[str]) -> None:
+    """A sweep can go on with more workers."""
+    assert plan_of(GRID, *words).identity == plan_of(GRID).identity
+
+
+def test_changed_images_change_the_identity(here: Path) -> None:
+    """One pixel in a file of the same name is another dataset."""
+    found = []
+    for pixel in (1, 2, 1):
+        write_npz(here / "images.npz", pixel)
+        datasets.load.cache_clear()
+        found.append(plan_of(GRID, "--dataset", "npz:images.npz"))
+    assert found[0].identity != found[1].identity
+    assert found[0].identity == found[2].identity
+    assert found[0].data_fingerprint != found[1].data_fingerprint
+
+
+def test_another_device_changes_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers of a GPU and of a CPU differ in the last digits, so they are not mixed; which GPU it is does not matter."""
+    on_cpu = plan_of(GRID).identity
+    monkeypatch.setattr(plan, "choose_device", lambda wanted: "cuda")
+    on_gpu = plan_of(GRID).identity
+    monkeypatch.setattr(plan, "choose_device", lambda wanted: "cuda:1")
+    assert on_cpu != on_gpu == plan_of(GRID).identity
+
+
+def test_another_order_of_the_axes_changes_the_identity() -> None:
+    """The numbers of the trials follow the order of the axes, and a resumed sweep goes by the numbers."""
+    one = plan_of(GRID, "--set", "width=4,8", "--set", "depth=1,2")
+    other = plan_of(GRID, "--set", "depth=1,2", "--set", "width=4,8")
+    assert (configs_of(one) == configs_of(other)) == (one.identity == other.identity)
+
+
+@pytest.mark.parametrize("text", [GRID, SEARCH], ids=["grid", "search"])
+def test_comments_and_layout_of_a_study_file_do_not_change_the_identity(text: str) -> None:
+    """A sweep goes on after its file was tidied up."""
+    tidied = '"""What this is about."""\n\n# A comment.\n' + text.replace("\n\n", "\n\n\n# Another one.\n") + "# The end.\n"
+    tidied = tidied.replace("(trial):\n", '(trial):\n    """Gives a configuration."""\n')
+    assert plan_of(tidied).identity == plan_of(text).identity
+
+
+def test_another_search_space_changes_the_identity() -> None:
+    """The code of a study file decides what a sampler proposes."""
+    assert plan_of(SEARCH.replace("1, 9", "1, 8")).identity != plan_of(SEARCH).identity
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--set", "latent_size=3"], ["--set", "latent_size=10"], ["--epochs", "4"]],
+    ids=["axis", "an axis' default", "field"],
+)
+def test_a_field_set_over_a_search_space_changes_the_identity(words: list[str]) -> None:
+    """What the command line sets is trained, even where it is the default."""
+    assert plan_of(SEARCH, *words).identity != plan_of(SEARCH).identity
+
+
+@pytest.mark.parametrize("change", [("trials=3", "trials=5"), ('"Which?"', '"Which one?"')], ids=["trials", "question"])
+def test_more_trials_or_another_question_in_a_search_keep_the_identity(change: tuple[str, str]) -> None:
+    """The first trials are the same, so the search goes on."""
+    assert plan_of(SEARCH.replace(*change)).identity == plan_of(SEARCH).identity
+
+
+def test_a_study_file_in_another_encoding_is_planned() -> None:
+    """Python reads the encoding that a source file declares; so does the plan."""
+    Path("mine.py").write_bytes(("# -*- coding: latin-1 -*-\n# Größe\n" + GRID).encode("latin-1"))
+    sweep = make_plan(load_study("mine.py"), parse(["mine.py", "--device", "cpu"]))
+    assert "Größe" in sweep.source
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "parts"),
+    [
+        (GRID, ["--set", "architecture=bsae,deep"], ["unknown architecture 'bsae'", "did you mean 'base'?"]),
+        (SEARCH, ["--set", "architecture=bsae"], ["unknown architecture 'bsae'", "did you mean 'base'?"]),
+        (GRID, ["--set", "architecture=base,linear", "--set", "depth=2"], ["'linear' has no depth"]),
+        (GRID, ["--set", "loss=mse,bce", "--set", "output_activation=identity"], ["loss is 'bce'", "output_activation"]),
+        (GRID, ["--executor", "proceses"], ["unknown executor 'proceses'", "did you mean 'processes'?"]),
+        (GRID, ["--dataset", "digit"], ["unknown dataset 'digit'", "did you mean 'digits'?"]),
+        (GRID, ["--dataset", "npz"], ["npz:PATH"]),
+        (GRID, ["--dataset", "digits:here"], ["'digits:here' is written digits"]),
+        (GRID, ["--image-size", "16"], ["image_size", "folder:PATH"]),
+        (GRID.replace("seeds=2", "objectives=('val/mce',)"), [], ["unknown objective 'val/mce'", "did you mean 'val/mse'?"]),
+        (GRID.replace("seeds=2", "objectives=('floor/pca_mse',)"), [], ["'floor/pca_mse' has no better direction", "val/mse"]),
+        (SEARCH.replace('"random"', '"randam"'), [], ["unknown sampler 'randam'", "did you mean 'random'?"]),
+        (
+            SEARCH.replace('"random"', '"cmaes", objectives=("val/mse", "transfer_accuracy")'),
+            [],
+            ["'cmaes' takes one objective", "nsga2"],
+        ),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused_before_anything_runs(text: str, words: list[str], parts: list[str]) -> None:
+    """The error names the value, what is allowed and the nearest."""
+    with pytest.raises(UserError) as caught:
+        plan_of(text, *words)
+    assert all(part in str(caught.value) for part in parts), str(caught.value)
+
+
+def test_a_plan_takes_the_gpu_only_where_there_is_one() -> None:
+    """Auto gives what torch finds, and cpu is always to be had."""
+    assert plan.choose_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert plan.choose_device("cpu") == "cpu"
+
+
+@pytest.mark.parametrize("word", ["", "--help", "--list"])
+def test_help_and_list_and_a_workers_import_load_nothing_slow(here: Path, word: str) -> None:
+    """Neither torch nor MLflow nor Optuna is loaded before it is needed."""
+    code = (
+        "import sys\nfrom harness.study import main\n"
+        "try:\n    code = main(sys.argv[1:]) if sys.argv[1:] else 0\nexcept SystemExit as exit_:\n    code = exit_.code\n"
+        "print(code, sorted({'torch', 'torchvision', 'mlflow', 'optuna', 'numpy'} & set(sys.modules)))"
+    )
+    words = [sys.executable, "-W", "error", "-c", code, *([word] if word else [])]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(words, cwd=here, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []"
+    assert done.stderr == ""
+    assert ("latent_sweep" in done.stdout) == bool(word)

@@ -1,0 +1,171 @@
+"""Grids and samplers: every trial an Optuna trial, and a resumed sweep proposes what an uninterrupted one would have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from harness.config import StudyConfig, Trial, TrialConfig, TrialRecord
+from harness.models import resolve
+from harness.plan import grid_trials
+from harness.rules import UserError
+from harness.search import SAMPLERS, GridSearch, SamplerSearch, check_sampler
+from tests.support import TINY
+
+DIRECTIONS = {"val/mse": "down", "transfer_accuracy": "up"}
+
+
+def search_space(trial: Any) -> TrialConfig:
+    """Two numbers and a word, as a study file would have them."""
+    return TrialConfig(
+        latent_size=trial.suggest_int("latent_size", 1, 40),
+        learning_rate=trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True),
+        activation=trial.suggest_categorical("activation", ["relu", "gelu"]),
+    )
+
+
+def sampler_study(sampler: str, objectives: tuple[str, ...] = ("val/mse",), trials: int = 22, **fields: Any) -> StudyConfig:
+    """A study that searches."""
+    return StudyConfig(question="?", sampler=sampler, objectives=objectives, trials=trials, round_size=4, **fields)
+
+
+def open_search(study: StudyConfig, ended: Mapping[int, TrialRecord], overrides: dict[str, Any] | None = None) -> SamplerSearch:
+    """The search of such a study."""
+    ways = [DIRECTIONS[name] for name in study.objectives]
+    return SamplerSearch(study, ways, search_space, overrides or {}, resolve, ended)
+
+
+def pretend(trial: Trial) -> TrialRecord:
+    """A record with numbers that depend on the configuration; every ninth trial fails."""
+    config = trial.config
+    metrics = {"val/mse": abs(config.latent_size - 17) / 40 + config.learning_rate, "transfer_accuracy": 1 / config.latent_size}
+    return TrialRecord(f"run-{trial.number}", trial, "failed" if trial.number % 9 == 8 else "finished", metrics)
+
+
+def run(search: SamplerSearch | GridSearch, ended: dict[int, TrialRecord]) -> Iterator[TrialRecord]:
+    """Runs a search to its end, the trials of a round in another order than asked."""
+    while trials := search.next_round():
+        for trial in reversed([trial for trial in trials if trial.number not in ended]):
+            ended[trial.number] = pretend(trial)
+            search.tell(ended[trial.number])
+            yield ended[trial.number]
+
+
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+@pytest.mark.parametrize("cut", [1, 9, 16, 19])
+def test_a_resumed_search_proposes_what_an_uninterrupted_one_would_have(sampler: str, cut: int) -> None:
+    """Cut off after any number of trials, within a round or between two, every sampler goes on the same way."""
+    study = sampler_study(sampler)
+    whole = {record.trial.number: record for record in run(open_search(study, {}), {})}
+    some = dict(list(whole.items())[:cut])
+    resumed = dict(some)
+    list(run(open_search(study, dict(some)), resumed))
+    assert {number: record.trial.config for number, record in resumed.items()} == {
+        number: record.trial.config for number, record in whole.items()
+    }
+    assert len(resumed) == 22
+
+
+@pytest.mark.parametrize("sampler", [name for name, sampler in SAMPLERS.items() if sampler.several_objectives])
+def test_samplers_take_several_objectives_where_they_say_so(sampler: str) -> None:
+    """Two objectives in opposite directions, and Optuna holds a value for each of every finished trial."""
+    study = sampler_study(sampler, ("val/mse", "transfer_accuracy"), trials=10)
+    search = open_search(study, {})
+    check_sampler(study)
+    list(run(search, {}))
+    search.next_round()
+    assert [way.name for way in search.study.directions] == ["MINIMIZE", "MAXIMIZE"]
+    complete = [trial for trial in search.study.trials if trial.state == TrialState.COMPLETE]
+    assert all(len(trial.values) == 2 for trial in complete)
+    assert len(complete) == 9
+
+
+def test_a_sampler_for_one_objective_refuses_several() -> None:
+    """The error names the samplers that take several."""
+    with pytest.raises(UserError, match=r"'cmaes' takes one objective and the study has 2: use one of random, tpe"):
+        check_sampler(sampler_study("cmaes", ("val/mse", "transfer_accuracy")))
+
+
+def test_an_unknown_sampler_is_named_with_the_nearest() -> None:
+    """One line with the allowed ones."""
+    with pytest.raises(UserError, match=r"unknown sampler 'tpee': allowed are .*did you mean 'tpe'"):
+        check_sampler(sampler_study("tpee"))
+
+
+def test_a_model_based_sampler_learns_of_results_and_of_failures() -> None:
+    """After all rounds Optuna holds every value and every failure, in the order of the numbers."""
+    study = sampler_study("tpe", trials=18)
+    search = open_search(study, {})
+    ended: dict[int, TrialRecord] = {}
+    list(run(search, ended))
+    for trial in search.study.trials:
+        record = ended[trial.number]
+        assert trial.state == (TrialState.FAIL if record.status == "failed" else TrialState.COMPLETE)
+        assert trial.values == (None if record.status == "failed" else [record.metrics["val/mse"]])
+
+
+def test_more_trials_continue_a_shorter_search() -> None:
+    """The first trials of a longer search are those of a shorter one, also where its last round was cut short."""
+    short: dict[int, TrialRecord] = {}
+    list(run(open_search(sampler_study("random", trials=6), {}), short))
+    longer = dict(short)
+    list(run(open_search(sampler_study("random", trials=12), dict(short)), longer))
+    whole: dict[int, TrialRecord] = {}
+    list(run(open_search(sampler_study("random", trials=12), {}), whole))
+    assert {n: r.trial.config for n, r in longer.items()} == {n: r.trial.config for n, r in whole.items()}
+
+
+def test_a_field_that_is_set_stays_as_it_is_and_optuna_knows() -> None:
+    """An override of a searched field holds in the configuration and in Optuna's own parameters."""
+    search = open_search(sampler_study("tpe", trials=8), {}, {"latent_size": 12, "batch_size": 32})
+    ended: dict[int, TrialRecord] = {}
+    list(run(search, ended))
+    assert {(record.trial.config.latent_size, record.trial.config.batch_size) for record in ended.values()} == {(12, 32)}
+    assert {trial.params["latent_size"] for trial in search.study.trials} == {12}
+
+
+def test_a_search_space_that_raises_is_one_line() -> None:
+    """The error names the study and what was raised."""
+    study = sampler_study("random", trials=2, name="mine")
+    search = SamplerSearch(study, ["down"], lambda trial: 1 / 0, {}, resolve, {})  # type: ignore[arg-type,return-value]
+    with pytest.raises(UserError, match="search_space of study mine raises ZeroDivisionError: division by zero"):
+        search.next_round()
+
+
+def test_a_record_that_no_longer_fits_the_proposals_is_refused() -> None:
+    """Rather than mixing two searches the error says to go on with the old version or start afresh."""
+    study = sampler_study("random", trials=4)
+    foreign = pretend(Trial(2, resolve(TINY)))
+    with pytest.raises(UserError, match=r"trial 2 was recorded with another configuration.*--fresh"):
+        open_search(study, {2: foreign}).next_round()
+
+
+def test_every_point_of_a_grid_is_a_trial_of_the_optuna_study() -> None:
+    """Numbers, parameters, values and failures agree between the table and Optuna, for a part that had ended before too."""
+    study = StudyConfig(question="?", base=TINY, grid={"architecture": ("base", "linear"), "latent_size": (2, 5, 7)}, seeds=3)
+    trials = grid_trials(study)
+    ended = {number: pretend(trials[number]) for number in (0, 3, 8, 17)}
+    search = GridSearch(study, ["down"], trials, ended)
+    todo = [trial for trial in search.next_round() if trial.number not in ended]
+    assert len(todo) == 14
+    for trial in reversed(todo):
+        search.tell(pretend(trial))
+    assert search.next_round() == []
+    assert len(search.study.trials) == 18
+    for trial, known in zip(trials, search.study.trials, strict=True):
+        config, record = trial.config, pretend(trial)
+        assert known.params == {"architecture": config.architecture, "latent_size": config.latent_size, "seed": config.seed}
+        assert known.state == (TrialState.FAIL if record.status == "failed" else TrialState.COMPLETE)
+        assert known.values == (None if record.status == "failed" else [record.metrics["val/mse"]])
+    assert isinstance(optuna.importance.get_param_importances(search.study), dict)
+
+
+def test_a_grid_that_has_ended_gives_no_round() -> None:
+    """There is nothing left to train."""
+    study = StudyConfig(question="?", base=TINY, grid={"latent_size": (2, 5)}, seeds=1)
+    trials = grid_trials(study)
+    assert GridSearch(study, ["down"], trials, {trial.number: pretend(trial) for trial in trials}).next_round() == []

@@ -1,0 +1,181 @@
+"""The shape of the project: imports go down only, each outside library has one owner, and the documents are true."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.datasets import DATASETS
+from harness.executors import EXECUTORS
+from harness.measures import METRICS
+from harness.models import ARCHITECTURES
+from harness.search import SAMPLERS
+from tests.support import ROOT
+
+FLOORS = (
+    {"rules"},
+    {"config"},
+    {
+        "datasets",
+        "models",
+        "latents",
+        "floors",
+        "interpolation",
+        "transfer",
+        "statistics",
+        "figures",
+        "executors",
+        "options",
+        "library",
+        "display",
+        "tracker",
+        "store",
+        "provenance",
+    },
+    {"splits", "search", "track"},
+    {"train", "material"},
+    {"measures"},
+    {"artifacts", "plan"},
+    {"trial", "report"},
+    {"sweep"},
+    {"study"},
+)
+"""A module imports from lower floors only."""
+
+OWNERS = {
+    "mlflow": {"track"},
+    "optuna": {"search"},
+    "matplotlib": {"figures"},
+    "rich": {"display"},
+    "torchvision": {"datasets"},
+    "sklearn": {"datasets"},
+    "scipy": {"statistics"},
+    "pandas": {"report"},
+    "PIL": {"figures", "datasets"},
+    "safetensors": {"artifacts"},
+    "sqlite3": {"store"},
+}
+"""The modules that may know an outside library."""
+
+MODULES = sorted(path for path in (ROOT / "harness").glob("*.py") if path.stem != "__init__")
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md")])
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return names
+
+
+def floor_of(name: str) -> int:
+    """The floor on which a module stands."""
+    return next(number for number, names in enumerate(FLOORS) if name in names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_imports_go_down_only(path: Path) -> None:
+    """Never up and never sideways."""
+    own = {name.split(".")[1] for name in imports_of(path) if name.startswith("harness.")} - {"__version__"}
+    assert {name for name in own if floor_of(name) >= floor_of(path.stem)} == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_outside_libraries_have_owners(path: Path) -> None:
+    """Only its owner imports an outside library."""
+    known = {name.partition(".")[0] for name in imports_of(path)} & OWNERS.keys()
+    assert {name for name in known if path.stem not in OWNERS[name]} == set()
+
+
+def test_study_files_import_the_configuration_only() -> None:
+    """A study can be read, listed and checked without any library."""
+    for path in (ROOT / "studies").glob("*.py"):
+        assert {name for name in imports_of(path) if not name.startswith("harness.config")} == set(), path.name
+
+
+def test_importing_any_module_does_no_work() -> None:
+    """No thread, no file and no output comes of importing all of them."""
+    names = ", ".join(f"harness.{path.stem}" for path in MODULES)
+    code = f"import os, threading; before = sorted(os.listdir()); import {names}; print(threading.active_count(), before == sorted(os.listdir()))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("1 True\n", "")
+
+
+def test_training_needs_neither_mlflow_nor_optuna() -> None:
+    """A trial runs where neither is installed."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('mlflow', 'optuna', 'rich', 'platformdirs', 'filelock', 'torchvision')))\n"
+        "from harness.config import Placement, TrialConfig\n"
+        "from harness import models, trial\n"
+        "config = models.resolve(TrialConfig(architecture='linear', epochs=1, transfer_epochs=1, draws=1, train_size=64))\n"
+        "segment = trial.run_segment([config], None, 1, Placement('.'))\n"
+        "print(trial.evaluate_group([config], segment.states, Placement('.'))[0].status)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "finished\n"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    """Every relative link and picture of a document exists."""
+    targets = re.findall(r"\]\(([^)#\s]+)", document.read_text())
+    assert [each for each in targets if "://" not in each and not (document.parent / each).exists()] == []
+
+
+def test_the_readme_has_the_two_commands_and_ci_types_them() -> None:
+    """What the README says to type is what is tested."""
+    readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
+    for command in ("pip install -e . && python -m harness.study latent_sweep", 'pip install -e ".[test]" && python -m pytest'):
+        assert command in readme
+    assert 'pip install -e ".[test]" && python -m pytest' in ci
+
+
+def test_the_readme_names_everything_that_can_be_chosen() -> None:
+    """Architectures, datasets, executors, samplers and the files of the package."""
+    readme = (ROOT / "README.md").read_text()
+    names = [*ARCHITECTURES, *DATASETS, *EXECUTORS, *SAMPLERS, *(path.name for path in MODULES)]
+    assert [name for name in names if name not in readme] == []
+
+
+def test_the_architecture_page_names_every_metric() -> None:
+    """Each number that is logged is defined there."""
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    assert [name for name in METRICS if name not in page] == []
+
+
+def test_the_readmes_commands_are_understood() -> None:
+    """Every command line of the harness in the documents passes the parser."""
+    from harness import options
+
+    for document in DOCUMENTS:
+        for line in re.findall(r"^ *python -m harness\.study (.*)$", document.read_text(), flags=re.MULTILINE):
+            words = line.partition("  #")[0].split()
+            if "--help" not in words:
+                options.parse(words)
+
+
+def test_lower_bounds_are_met_by_the_constraints() -> None:
+    """Every dependency has a lower bound, and an exact version in constraints.txt that is at least that."""
+    import tomllib
+    from importlib.metadata import version
+
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    for requirement in map(Requirement, wanted):
+        if requirement.name == "harness":
+            continue
+        assert any(each.operator == ">=" for each in requirement.specifier), requirement
+        assert pinned[requirement.name] in requirement.specifier, requirement
+    assert version("harness")

@@ -1,0 +1,271 @@
+"""The coordinator: everything runs, nothing runs twice, and how it runs changes no number."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from harness import report, sweep
+from harness.config import Placement, Trial, TrialConfig, TrialRecord
+from harness.executors import EXECUTORS, InlineExecutor
+from harness.library import StudyFile
+from harness.models import ARCHITECTURES, resolve
+from harness.options import Request
+from harness.plan import SweepPlan, make_plan
+from harness.sweep import Means, SweepOutcome, WorkerLostError, choose_workers, partition, run_sweep
+from harness.tracker import NullTracker
+from tests.support import TINY, make_study_file
+
+INLINE = Means(executor="inline")
+
+
+class QuietDisplay:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.units = self.done = 0.0
+        self.notes: list[str] = []
+        self.names: list[str] = []
+        self.is_stopped = False
+
+    def start(self, title: str, units: float, done: float, total: int, ended: int) -> None:
+        """Keeps the amounts."""
+        self.units, self.done = units, done
+
+    def advance(self, units: float) -> None:
+        """Adds."""
+        self.done += units
+
+    def trial_ended(self, name: str, record: TrialRecord, is_best: bool) -> None:
+        """Keeps the name."""
+        self.names.append(name)
+
+    def note(self, text: str) -> None:
+        """Keeps the sentence."""
+        self.notes.append(text)
+
+    def stop(self) -> None:
+        """Keeps that it is over."""
+        self.is_stopped = True
+
+
+def run(plan: SweepPlan, means: Means = INLINE, tracker: NullTracker | None = None) -> SweepOutcome:
+    """Runs a sweep in memory."""
+    return run_sweep(plan, means, tracker or NullTracker(), QuietDisplay())
+
+
+def numbers(outcome: SweepOutcome) -> dict[TrialConfig, dict[str, float]]:
+    """Every number of every trial that does not depend on when it ran."""
+    records = [record for row in outcome.summary.rows for record in row.trials]
+    return {
+        record.trial.config: {name: value for name, value in record.metrics.items() if name not in ("cost/train_seconds", "cost/samples_per_second")}
+        for record in records
+    }
+
+
+def test_a_grid_is_trained_whole_and_summed_up(plan: SweepPlan) -> None:
+    """Every point from every seed; the parent run gets counts, best values, tables and pictures."""
+    tracker, display = NullTracker(), QuietDisplay()
+    outcome = run_sweep(plan, INLINE, tracker, display)
+    assert [(row.point["latent_size"], len(row.trials)) for row in outcome.summary.rows] == [(2, 2), (3, 2)]
+    assert display.done == pytest.approx(display.units)
+    assert display.is_stopped
+    assert len(set(display.names)) == 4
+    parent = outcome.sweep.run_id
+    assert tracker.statuses[parent] == "FINISHED"
+    assert tracker.metrics[parent]["trials/finished"] == 4
+    losses = [metrics["reconstruction_loss"] for metrics in numbers(outcome).values()]
+    assert tracker.metrics[parent]["reconstruction_loss"] == min(losses)
+    assert tracker.metrics[parent]["transfer_accuracy"] == max(m["transfer_accuracy"] for m in numbers(outcome).values())
+    frame = pd.read_csv(io.BytesIO(tracker.read_file(parent, "trials.csv")))
+    assert sorted(frame["reconstruction_loss"]) == pytest.approx(sorted(losses))
+    pictures = [path for run_id, path in tracker.files if run_id == parent and path.startswith("figures/")]
+    assert len(pictures) == 5
+    for path in pictures:
+        grey = Image.open(io.BytesIO(tracker.read_file(parent, path))).convert("L")
+        assert len(grey.getcolors() or []) > 10
+
+
+def test_the_same_sweep_again_runs_nothing(plan: SweepPlan) -> None:
+    """A finished sweep is known to be finished, and its numbers are there."""
+    tracker = NullTracker()
+    first = run(plan, tracker=tracker)
+    runs = len(tracker.statuses)
+    second = run(plan, tracker=tracker)
+    assert (first.was_finished, second.was_finished, len(tracker.statuses)) == (False, True, runs)
+    assert numbers(first) == numbers(second)
+
+
+def test_how_a_sweep_runs_changes_no_number(plan: SweepPlan) -> None:
+    """Executor, number of workers and size of the groups: the same bits."""
+    plain = numbers(run(plan))
+    others = [Means(name, workers=2) for name in EXECUTORS if name != "inline"]
+    for means in (Means("inline", group_size=3), *others):
+        assert numbers(run(plan, means)) == plain
+
+
+class _InterruptedTracker(NullTracker):
+    """Raises like Ctrl-C, or like a crash, when so many trials have ended."""
+
+    def __init__(self, after: int, error: type[BaseException]) -> None:
+        super().__init__()
+        self.left, self.error = after, error
+
+    def log_epochs(self, run_id: str, logs: Any) -> None:
+        """Fails when its time has come."""
+        super().log_epochs(run_id, logs)
+        if sum(status == "finished" for status in self.statuses.values()) == self.left:
+            self.left = -1
+            raise self.error
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_an_interrupted_sweep_ends_its_runs_and_goes_on_with_the_same_numbers(plan: SweepPlan, after: int) -> None:
+    """No run is left running, ended trials are kept, and the whole equals an undisturbed sweep bit for bit."""
+    tracker = _InterruptedTracker(after, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, Means("inline", group_size=2 if after == 0 else 1), tracker)
+    assert "RUNNING" not in tracker.statuses.values()
+    outcome = run(plan, tracker=tracker)
+    assert outcome.kept == after
+    assert numbers(outcome) == numbers(run(plan))
+    assert list(tracker.statuses.values()).count("finished") == 4
+
+
+def test_a_worker_that_is_killed_ends_the_sweep_with_its_trials_kept(plan: SweepPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says that a worker died; the sweep goes on afterwards and its numbers are the same."""
+    tracker = NullTracker()
+    monkeypatch.setattr(sweep, "evaluate_group", _die)
+    with pytest.raises(WorkerLostError):
+        run(plan, Means("processes", workers=1), tracker)
+    monkeypatch.undo()
+    assert "RUNNING" not in tracker.statuses.values()
+    assert numbers(run(plan, tracker=tracker)) == numbers(run(plan))
+
+
+def _die(*arguments: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_failed_trials_are_data(tmp_path: Path) -> None:
+    """A trial whose loss is not finite fails with its reason, the others finish, and it is not trained again."""
+    file = make_study_file(tmp_path, grid={"learning_rate": (5e-3, 1e38), "latent_size": (2, 3)}, seeds=1)
+    plan, tracker = make_plan(file, Request(device="cpu")), NullTracker()
+    outcome = run(plan, tracker=tracker)
+    assert (outcome.summary.finished, len(outcome.summary.failed)) == (2, 2)
+    assert all("in epoch" in record.reason for record in outcome.summary.failed)
+    again = run(plan, tracker=tracker)
+    assert again.was_finished
+    assert len(again.summary.failed) == 2
+
+
+def test_a_sweep_in_which_all_fails_is_failed(tmp_path: Path) -> None:
+    """Its parent run says FAILED, and the tables are written nevertheless."""
+    file = make_study_file(tmp_path, base=replace(TINY, learning_rate=1e38), seeds=1)
+    tracker = NullTracker()
+    outcome = run(make_plan(file, Request(device="cpu")), tracker=tracker)
+    assert tracker.statuses[outcome.sweep.run_id] == "FAILED"
+    assert tracker.read_file(outcome.sweep.run_id, "trials.csv")
+
+
+def test_more_seeds_keep_the_trials_there_are(study_file: StudyFile) -> None:
+    """With three seeds after two, only the third is trained; with one again, only its trials are summed up."""
+    tracker = NullTracker()
+    run(make_plan(study_file, Request(device="cpu")), tracker=tracker)
+    more = run(make_plan(study_file, Request(device="cpu", seeds=3)), tracker=tracker)
+    assert (more.kept, more.summary.finished) == (4, 6)
+    fewer = run(make_plan(study_file, Request(device="cpu", seeds=1)), tracker=tracker)
+    assert (fewer.was_finished, fewer.summary.finished, fewer.summary.total) == (True, 2, 2)
+
+
+def _search_space(trial: Any) -> TrialConfig:
+    return replace(TINY, latent_size=trial.suggest_int("latent_size", 1, 9), architecture=trial.suggest_categorical("a", ["linear"]))
+
+
+def test_a_search_runs_in_rounds_and_resumes(tmp_path: Path) -> None:
+    """A sampler's study trains what it proposes; cut off within a round it goes on with the same proposals and numbers."""
+    changes = {"grid": {}, "sampler": "tpe", "trials": 6, "round_size": 4, "objectives": ("reconstruction_loss",)}
+    file = replace(make_study_file(tmp_path, **changes), search_space=_search_space)
+    plan = make_plan(file, Request(device="cpu"))
+    whole = run(plan)
+    tracker = _InterruptedTracker(2, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, tracker=tracker)
+    resumed = run(plan, tracker=tracker)
+    assert resumed.kept == 2
+    assert resumed.summary.finished == 6
+    assert numbers(resumed) == numbers(whole)
+
+
+@pytest.mark.parametrize("group_size", [1, 2, 5, 100])
+def test_groups_are_a_fixed_partition_of_what_can_train_together(group_size: int) -> None:
+    """Every trial is in one group, no group mixes architectures, and ended trials play no part."""
+    configs = [resolve(replace(TINY, architecture=a, latent_size=d, seed=s)) for s in (0, 1) for a in ARCHITECTURES for d in (2, 5, 7)]
+    trials = [Trial(number, config) for number, config in enumerate(configs)]
+    groups = partition(trials, group_size)
+    assert sorted(trial.number for members in groups for trial in members) == list(range(len(trials)))
+    assert all(len({trial.config.architecture for trial in members}) == 1 and len(members) <= group_size for members in groups)
+    assert partition(list(reversed(trials)), len(trials))[0][0].config.architecture in ARCHITECTURES
+    assert [[trial.number for trial in members] for members in groups] == [[t.number for t in m] for m in partition(trials, group_size)]
+
+
+def test_members_of_a_group_share_batch_size_and_epochs() -> None:
+    """A stack steps together: those that cannot are apart."""
+    configs = [replace(TINY, batch_size=16), replace(TINY, epochs=3), TINY, replace(TINY, learning_rate=0.1), replace(TINY, latent_size=9)]
+    groups = partition([Trial(number, resolve(config)) for number, config in enumerate(configs)], 9)
+    assert [[trial.number for trial in members] for members in groups] == [[0], [1], [2, 3, 4]]
+
+
+def test_no_more_groups_are_under_way_than_the_executor_has_slots(plan: SweepPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one slot a trial is over before the next begins."""
+    order: list[str] = []
+
+    class Spy(InlineExecutor):
+        def submit(self, function: Any, *arguments: Any) -> Any:
+            order.append(arguments[0][0].key)
+            return super().submit(function, *arguments)
+
+    monkeypatch.setitem(EXECUTORS, "inline", Spy)
+    run(plan)
+    assert [key for index, key in enumerate(order) if index == 0 or order[index - 1] != key] == list(dict.fromkeys(order))
+
+
+def test_workers_are_as_many_as_asked_for_or_as_there_are_cores() -> None:
+    """An explicit number wins; automatic is at least one."""
+    assert choose_workers(5, "cpu") == 5
+    assert 1 <= choose_workers(0, "cpu") <= (os.cpu_count() or 1)
+
+
+def test_the_best_trial_follows_each_metrics_own_direction(placement: Placement) -> None:
+    """Least loss, least correlation, most accuracy; failed trials do not count."""
+    def record(number: int, status: Any, loss: float, accuracy: float) -> TrialRecord:
+        metrics = {"reconstruction_loss": loss, "transfer_accuracy": accuracy}
+        return TrialRecord(f"run-{number}", Trial(number, resolve(replace(TINY, seed=number))), status, metrics)
+
+    records = [record(0, "finished", 0.3, 0.5), record(1, "failed", 0.1, 0.99), record(2, "finished", 0.2, 0.4)]
+    summary = report.summarize(records, ("latent_size",), 3)
+    assert summary.best["reconstruction_loss"].run_id == "run-2"
+    assert summary.best["transfer_accuracy"].run_id == "run-0"
+    assert "max_latent_correlation" not in summary.best
+
+
+def test_intervals_are_those_of_scipy(plan: SweepPlan) -> None:
+    """The mean and the 95 % interval of a row, recomputed from the trials' table."""
+    from scipy import stats
+
+    tracker = NullTracker()
+    outcome = run(plan, tracker=tracker)
+    frame = pd.read_csv(io.BytesIO(tracker.read_file(outcome.sweep.run_id, "trials.csv")))
+    for row in outcome.summary.rows:
+        values = frame[frame["latent_size"] == row.point["latent_size"]]["reconstruction_loss"]
+        low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
+        found = row.metrics["reconstruction_loss"]
+        assert (found.mean, found.low, found.high) == pytest.approx((values.mean(), low, high))

@@ -1,0 +1,235 @@
+"""The runs in MLflow: what is written, what is read back, and what happens to the store."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+
+from harness.config import EpochLog, Trial, TrialResult
+from harness.models import resolve
+from harness.rules import UserError
+from harness.track import MlflowTracker
+from harness.tracker import NullTracker, SweepInfo, Tracker
+from tests.support import TINY
+
+CONFIG = resolve(TINY)
+INFO = SweepInfo("tiny", "0123456789abcdef", "tiny on digits", "Why?", "digits", "f" * 64, "cpu", {"study/tiny.py": b"STUDY"})
+LOGS = [EpochLog(epoch, 0.5 / epoch, 0.4 / epoch, 0.3 / epoch, 1e-3, 0.1) for epoch in (1, 2)]
+RESULT = TrialResult(
+    CONFIG,
+    "finished",
+    {"reconstruction_loss": 0.1 + 0.2, "val/mse": 0.15, "latent/dead_units": 0.0, "latent/total_correlation": math.inf},
+    {"transfer/frozen/test_loss": (2.0, 1.5)},
+    {"pictures/one.bin": b"\x00\x01", "top.csv": b"a,b\n"},
+)
+
+
+@pytest.fixture(params=["mlflow", "null"])
+def tracker(request: pytest.FixtureRequest) -> Tracker:
+    """Each kind of tracker, on a store of its own."""
+    return MlflowTracker(None) if request.param == "mlflow" else NullTracker()
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> MlflowClient:
+    """A plain MLflow client of the store in this folder."""
+    return MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def begin(tracker: Tracker, number: int = 0, fresh: bool = False) -> tuple[Any, str]:
+    """Opens the sweep and begins a trial."""
+    sweep = tracker.open_sweep(INFO, fresh)
+    return sweep, tracker.start_trial(sweep, Trial(number, CONFIG), f"trial {number}", {"harness.group": "0-0"})
+
+
+def test_a_finished_trial_is_read_back_as_it_was(tracker: Tracker) -> None:
+    """Configuration, finite numbers to the last bit, status and files survive the way through every tracker."""
+    _, run_id = begin(tracker)
+    tracker.log_epochs(run_id, LOGS)
+    written = tracker.finish_trial(run_id, Trial(0, CONFIG), RESULT)
+    again = tracker.open_sweep(INFO, fresh=False)
+    assert again.records.keys() == {0}
+    record = again.records[0]
+    assert (record.run_id, record.trial.config, record.status) == (run_id, CONFIG, "finished")
+    assert record.metrics["reconstruction_loss"] == 0.1 + 0.2 == written.metrics["reconstruction_loss"]
+    assert tracker.read_file(run_id, "pictures/one.bin") == b"\x00\x01"
+
+
+def test_a_failed_trial_is_kept_with_its_reason(tracker: Tracker) -> None:
+    """It is a record like any other, and not run again."""
+    _, run_id = begin(tracker, number=4)
+    tracker.finish_trial(run_id, Trial(4, CONFIG), TrialResult(CONFIG, "failed", artifacts={"failure.txt": b"!"}, reason="nan in epoch 2"))
+    record = tracker.open_sweep(INFO, fresh=False).records[4]
+    assert (record.status, record.reason) == ("failed", "nan in epoch 2")
+
+
+def test_a_fresh_sweep_has_no_records(tracker: Tracker) -> None:
+    """It is another parent run; opened again without ``fresh``, the newest one is found."""
+    sweep, run_id = begin(tracker)
+    tracker.finish_trial(run_id, Trial(0, CONFIG), RESULT)
+    fresh = tracker.open_sweep(INFO, fresh=True)
+    assert fresh.run_id != sweep.run_id
+    assert fresh.records == {}
+    assert tracker.open_sweep(INFO, fresh=False).run_id == fresh.run_id
+
+
+def test_another_identity_is_another_sweep(tracker: Tracker) -> None:
+    """Sweeps of one study in one experiment do not see each other's trials."""
+    _, run_id = begin(tracker)
+    tracker.finish_trial(run_id, Trial(0, CONFIG), RESULT)
+    assert tracker.open_sweep(replace(INFO, identity="another"), fresh=False).records == {}
+
+
+def test_the_sweep_is_finished_when_it_says_so(tracker: Tracker) -> None:
+    """A parent run that has ended is known to have ended, and its files can be read."""
+    sweep = tracker.open_sweep(INFO, fresh=False)
+    assert not tracker.open_sweep(INFO, fresh=False).was_finished
+    tracker.finish_sweep(sweep, "FINISHED", {"reconstruction_loss": 0.1}, {"harness.best": "x"}, {"summary.json": b"{}"})
+    assert tracker.open_sweep(INFO, fresh=False).was_finished
+    assert tracker.read_file(sweep.run_id, "summary.json") == b"{}"
+
+
+def test_runs_look_in_mlflow_as_the_design_says(client: MlflowClient) -> None:
+    """Parent and child, params, tags, dataset input, curves by epoch, statuses, and no number that is not finite."""
+    tracker = MlflowTracker(None)
+    sweep, run_id = begin(tracker)
+    tracker.log_epochs(run_id, LOGS)
+    tracker.finish_trial(run_id, Trial(0, CONFIG), RESULT)
+    run = client.get_run(run_id)
+    assert run.data.tags["mlflow.parentRunId"] == sweep.run_id
+    assert run.data.params == CONFIG.to_params()
+    assert run.info.status == "FINISHED"
+    expected = {"harness.kind": "trial", "harness.sweep": INFO.identity, "harness.trial": "0", "harness.attempt": "1", "harness.group": "0-0"}
+    assert expected.items() <= run.data.tags.items()
+    assert {"harness.host", "harness.device", "harness.versions", "mlflow.user"} <= run.data.tags.keys()
+    assert json.loads(run.data.tags["harness.versions"])["optuna"].startswith("5.")
+    assert "latent/total_correlation" not in run.data.metrics
+    assert [(m.step, m.value) for m in client.get_metric_history(run_id, "val/mse")] == [(1, 0.3), (2, 0.15)]
+    assert [(m.step, m.value) for m in client.get_metric_history(run_id, "transfer/frozen/test_loss")] == [(1, 2.0), (2, 1.5)]
+    (entry,) = run.inputs.dataset_inputs
+    assert (entry.dataset.name, entry.dataset.digest) == ("digits", "f" * 36)
+    parent = client.get_run(sweep.run_id)
+    assert (parent.data.tags["harness.kind"], parent.info.run_name) == ("sweep", "tiny on digits")
+    assert [file.path for file in client.list_artifacts(sweep.run_id, "study")] == ["study/tiny.py"]
+
+
+def test_files_lie_beside_the_store_and_plain_mlflow_finds_them(tmp_path: Path) -> None:
+    """With nothing set, the fluent API in the same folder downloads what was written."""
+    _, run_id = begin(tracker := MlflowTracker(None))
+    tracker.finish_trial(run_id, Trial(0, CONFIG), RESULT)
+    assert (tmp_path / "mlruns" / "tiny" / run_id / "artifacts" / "top.csv").read_bytes() == b"a,b\n"
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="pictures/one.bin")
+    assert Path(path).read_bytes() == b"\x00\x01"
+
+
+def test_a_trial_that_was_cut_off_runs_again_as_the_next_attempt(client: MlflowClient) -> None:
+    """Its run is ended as KILLED with the reason and put in the trash, so that no trial stands twice and none runs for ever."""
+    tracker = MlflowTracker(None)
+    _, dead = begin(tracker, number=3)
+    tracker.log_epochs(dead, LOGS[:1])
+    sweep, run_id = begin(MlflowTracker(None), number=3)
+    assert sweep.records == {}
+    assert client.get_run(run_id).data.tags["harness.attempt"] == "2"
+    buried = client.get_run(dead)
+    assert (buried.info.status, buried.info.lifecycle_stage) == ("KILLED", "deleted")
+    assert buried.data.tags["harness.reason"] == "interrupted"
+    assert [run.info.run_id for run in client.search_runs(["1"], "tags.`harness.kind` = 'trial'")] == [run_id]
+
+
+def test_more_curve_points_than_a_batch_takes_are_all_written(client: MlflowClient) -> None:
+    """2,500 points and the last one is there."""
+    _, run_id = begin(tracker := MlflowTracker(None))
+    values = tuple(float(index) for index in range(2500))
+    tracker.finish_trial(run_id, Trial(0, CONFIG), replace(RESULT, curves={"transfer/frozen/test_loss": values}))
+    history = client.get_metric_history(run_id, "transfer/frozen/test_loss")
+    assert sorted(point.value for point in history) == list(values)
+
+
+def test_a_long_proposal_is_read_back_whole() -> None:
+    """A proposal longer than MLflow's longest tag comes back to the letter."""
+    tracker = MlflowTracker(None)
+    sweep = tracker.open_sweep(INFO, fresh=False)
+    trial = Trial(0, CONFIG, json.dumps({"params": {f"parameter_{index}": index for index in range(1500)}}))
+    tracker.finish_trial(tracker.start_trial(sweep, trial, "t", {}), trial, RESULT)
+    assert tracker.open_sweep(INFO, fresh=False).records[0].trial == trial
+
+
+def test_more_trials_than_a_page_are_all_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With pages of two, five trials come back."""
+    monkeypatch.setattr("harness.track.RUNS_A_PAGE", 2)
+    tracker = MlflowTracker(None)
+    sweep = tracker.open_sweep(INFO, fresh=False)
+    for number in range(5):
+        trial = Trial(number, CONFIG)
+        tracker.finish_trial(tracker.start_trial(sweep, trial, "t", {}), trial, TrialResult(CONFIG, "finished", {"val/mse": 0.1}))
+    assert tracker.open_sweep(INFO, fresh=False).records.keys() == set(range(5))
+
+
+def test_readers_do_not_block_a_writer() -> None:
+    """The store is in write-ahead mode: with a reader's transaction open a trial is written at once."""
+    tracker = MlflowTracker(None)
+    sweep = tracker.open_sweep(INFO, fresh=False)
+    reader = sqlite3.connect("mlflow.db", isolation_level=None)
+    assert reader.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    reader.execute("BEGIN")
+    before = reader.execute("SELECT count(*) FROM runs").fetchone()
+    tracker.finish_trial(tracker.start_trial(sweep, Trial(0, CONFIG), "t", {}), Trial(0, CONFIG), RESULT)
+    assert reader.execute("SELECT count(*) FROM runs").fetchone() == before
+    reader.close()
+
+
+def test_mlruns_and_store_of_an_environment_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """``MLFLOW_TRACKING_URI`` is honoured, and the files lie beside that store."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/elsewhere/runs.db")
+    _, run_id = begin(tracker := MlflowTracker(None))
+    tracker.finish_trial(run_id, Trial(0, CONFIG), RESULT)
+    assert (tmp_path / "elsewhere" / "mlruns" / "tiny" / run_id / "artifacts" / "top.csv").exists()
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_an_experiment_of_a_server_is_refused_in_one_sentence(client: MlflowClient) -> None:
+    """Where ``mlflow ui`` made the experiment, its files can only be written by a server: the error says so."""
+    client.create_experiment("tiny", artifact_location="mlflow-artifacts:/7")
+    with pytest.raises(UserError, match=r"experiment 'tiny' keeps its files at mlflow-artifacts:/7, which only an MLflow server"):
+        MlflowTracker(None).open_sweep(INFO, fresh=False)
+
+
+def test_an_experiment_in_the_trash_is_said_to_be_there(client: MlflowClient) -> None:
+    """The error names the command that restores it."""
+    client.delete_experiment(client.create_experiment("tiny"))
+    with pytest.raises(UserError, match="mlflow experiments restore -x"):
+        MlflowTracker(None).open_sweep(INFO, fresh=False)
+
+
+def test_a_store_that_was_moved_is_noticed(tmp_path: Path) -> None:
+    """The files' place is fixed in the store: when the folder has moved, the user is told."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    assert MlflowTracker(f"sqlite:///{old}/mlflow.db").open_sweep(INFO, fresh=False).notes == ()
+    old.rename(new)
+    (note,) = MlflowTracker(f"sqlite:///{new}/mlflow.db").open_sweep(INFO, fresh=False).notes
+    assert "was the folder moved?" in note
+
+
+def _open_store(folder: str) -> int:
+    return len(MlflowTracker(f"sqlite:///{folder}/mlflow.db").open_sweep(replace(INFO, study=f"s{Path.cwd()}"), fresh=True).run_id)
+
+
+@pytest.mark.slow
+def test_several_processes_may_start_on_a_missing_store(tmp_path: Path) -> None:
+    """Three at once, and all three write: the tables are made once, under a lock."""
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        assert pool.map(_open_store, [str(tmp_path)] * 3) == [32, 32, 32]
+
+

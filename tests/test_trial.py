@@ -1,0 +1,88 @@
+"""What a worker does, without a coordinator."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import pytest
+
+from harness import train
+from harness.config import Placement, TrialConfig
+from harness.executors import EXECUTORS
+from harness.models import ARCHITECTURES, resolve
+from harness.trial import Segment, evaluate_group, run_segment
+from tests.support import TINY
+
+
+def numbers(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics that must not depend on when or where they were measured."""
+    return {name: value for name, value in metrics.items() if not name.startswith("cost/") or name == "cost/parameters"}
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_a_trial_runs_alone_for_every_architecture(architecture: str, placement: Placement) -> None:
+    """From a record to a result, without Optuna, MLflow or a coordinator; the result can be pickled."""
+    config = resolve(replace(TINY, architecture=architecture))
+    segment = run_segment([config], None, config.epochs, placement)
+    (result,) = evaluate_group([config], segment.states, placement)
+    assert result.status == "finished"
+    assert {"reconstruction_loss", "max_latent_correlation", "transfer_accuracy", "val/mse"} <= result.metrics.keys()
+    assert all(len(values) == config.transfer_epochs for values in result.curves.values())
+    assert pickle.loads(pickle.dumps(result)) == result  # noqa: S301  # our own bytes
+
+
+def test_every_executor_gives_the_same_bits(placement: Placement) -> None:
+    """Numbers, curves, weights and latent codes are equal, whoever ran the group."""
+    configs = [resolve(replace(TINY, latent_size=size)) for size in (2, 3)]
+    outcomes = {}
+    for name in EXECUTORS:
+        with EXECUTORS[name](2) as executor:
+            segment: Segment = executor.submit(run_segment, configs, None, 2, placement).result(120)
+            results = executor.submit(evaluate_group, configs, segment.states, placement).result(120)
+        files = ("model/model.safetensors", "latents/test_codes.npz", "reconstructions.png", "interpolation/strips.png")
+        outcomes[name] = [(numbers(each.metrics), each.curves, [each.artifacts[file] for file in files]) for each in results]
+    plain = outcomes.pop("inline")
+    assert all(outcome == plain for outcome in outcomes.values())
+
+
+def test_a_failed_member_is_a_result_with_its_reason_and_files(placement: Placement) -> None:
+    """A loss that is not finite gives a failed result, beside its neighbour's finished one."""
+    configs = [resolve(replace(TINY, learning_rate=rate)) for rate in (1e38, 5e-3)]
+    segment = run_segment(configs, None, 2, placement)
+    failed, finished = evaluate_group(configs, segment.states, placement)
+    assert (failed.status, finished.status) == ("failed", "finished")
+    assert "in epoch" in failed.reason
+    assert failed.metrics == {}
+    assert {"failure.txt", "model/config.json", "curves/training.csv"} == failed.artifacts.keys()
+
+
+def test_an_error_in_the_evaluation_fails_that_trial_only(placement: Placement) -> None:
+    """Weights that do not fit the configuration give a failed result with the traceback as a file."""
+    config = resolve(TINY)
+    segment = run_segment([config], None, 1, placement)
+    wrong: TrialConfig = replace(config, latent_size=7)
+    failed, finished = evaluate_group([wrong, config], [segment.states[0], segment.states[0]], placement)
+    assert failed.status == "failed"
+    assert "size mismatch" in failed.reason
+    assert b"Traceback" in failed.artifacts["failure.txt"]
+    assert finished.status == "finished"
+
+
+def test_segments_leave_torch_as_it_was(placement: Placement) -> None:
+    """Threads and determinism are set for the segment only."""
+    import torch
+
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    run_segment([resolve(TINY)], None, 1, placement)
+    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
+
+
+def test_a_state_without_epochs_left_is_passed_through(placement: Placement) -> None:
+    """Asking for more epochs than the configuration has changes nothing."""
+    config = resolve(TINY)
+    segment = run_segment([config], None, 99, placement)
+    again = run_segment([config], segment.states, 99, placement)
+    assert isinstance(again.states[0], train.TrainState)
+    assert again.states[0] is segment.states[0]
+    assert again.logs == [[]]
