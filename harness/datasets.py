@@ -148,9 +148,7 @@ def _check_pixels(name: str, pixels: Pixels) -> None:
     if len(images) < FEWEST_IMAGES:
         raise UserError(f"dataset {name!r} has {len(images)} images: at least {FEWEST_IMAGES} are needed for its three splits")
     if labels.shape != (len(images),):
-        raise UserError(
-            f"dataset {name!r}: {len(images)} images and labels of shape {labels.shape}: give one label an image"
-        )
+        raise UserError(f"dataset {name!r}: {len(images)} images and labels of shape {labels.shape}: give one label an image")
     if len(np.unique(labels)) < 2:
         raise UserError(f"dataset {name!r} has one class: transfer needs at least two")
 

@@ -134,7 +134,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """Prints a table on stdout; the first ``left`` columns are set to the left, the others to the right."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column.replace("_", "_\n"), justify="left" if index < left else "right", overflow="fold")
+        table.add_column("_\n".join(column.rsplit("_", 1)), justify="left" if index < left else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console(highlight=False, markup=False).print(table)

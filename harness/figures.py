@@ -185,7 +185,7 @@ def correlation_picture(matrix: Array, note: str) -> bytes:
     from matplotlib import colormaps
 
     size = len(matrix)
-    cell = max(10, 360 // size)
+    cell = max(1, 360 // size)
     side, left, top = cell * size, 34, 36 + FONT_SIZE
     color = colormaps["RdBu_r"]
     squares = Image.fromarray((color((matrix + 1) / 2)[..., :3] * 255).round().astype(np.uint8))

@@ -119,6 +119,16 @@ def measure_all(evaluation: Evaluation) -> dict[str, float]:
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
+def _psnr_db(mse: float) -> float:
+    """Peak signal-to-noise ratio of pixels in [0, 1]."""
+    return -10 * math.log10(mse) if mse > 0 else math.inf
+
+
+def _r2(mse: float, mean_image_mse: float) -> float:
+    """Share of the variance about the mean training image that is explained; not defined where there is none."""
+    return 1 - mse / mean_image_mse if mean_image_mse > 0 else math.nan
+
+
 def _parameters(evaluation: Evaluation) -> int:
     return sum(parameter.numel() for parameter in evaluation.model.parameters())
 
@@ -137,8 +147,8 @@ METRICS: dict[str, Metric] = {
     "transfer_accuracy": Metric("up", "share", lambda e: e.transfers["frozen"].accuracy),
     "train/mse": Metric("down", PER_PIXEL, lambda e: e.state.logs[-1].train_mse),
     "val/mse": Metric("down", PER_PIXEL, lambda e: e.state.logs[-1].val_mse),
-    "test/psnr_db": Metric("up", "dB", lambda e: -10 * math.log10(e.reconstruction_mse)),
-    "test/r2": Metric("up", "", lambda e: 1 - e.reconstruction_mse / e.material.floors.mean_image_mse(e.images)),
+    "test/psnr_db": Metric("up", "dB", lambda e: _psnr_db(e.reconstruction_mse)),
+    "test/r2": Metric("up", "", lambda e: _r2(e.reconstruction_mse, e.material.floors.mean_image_mse(e.images))),
     "latent/max_abs_corr_null95": Metric("", "abs(r)", lambda e: latents.max_abs_correlation_null95(e.codes)),
     "latent/mean_abs_corr": Metric("down", "abs(r)", lambda e: latents.mean_abs_correlation(e.codes)),
     "latent/total_correlation": Metric("down", "nats", lambda e: latents.total_correlation(e.codes)),

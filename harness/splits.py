@@ -131,7 +131,7 @@ def shown_indices(labels: Tensor, split_seed: int, count: int) -> list[int]:
 
 
 def interpolation_pairs(labels: Tensor, split_seed: int, count: int) -> list[tuple[int, int]]:
-    """Chooses pairs of test images of different classes.
+    """Chooses pairs of test images, of different classes as long as there are any.
 
     Returns:
         ``count`` pairs of indices into ``labels``, no image in two of them; fewer where the images run out.
@@ -139,11 +139,9 @@ def interpolation_pairs(labels: Tensor, split_seed: int, count: int) -> list[tup
     classes = labels.cpu().numpy()
     waiting = [int(index) for index in hashed_order(len(classes), "pairs", split_seed)]
     pairs: list[tuple[int, int]] = []
-    while len(pairs) < count and waiting:
+    while len(pairs) < count and len(waiting) > 1:
         first = waiting.pop(0)
-        partner = next((index for index in waiting if classes[index] != classes[first]), None)
-        if partner is None:
-            break
+        partner = next((index for index in waiting if classes[index] != classes[first]), waiting[0])
         waiting.remove(partner)
         pairs.append((first, partner))
     return pairs

@@ -16,6 +16,8 @@ BATCH_SIZE = 16
 CURVE_TEST_IMAGES = 1000
 """Test images on which the per-epoch curves are measured; the accuracies after the last epoch use them all."""
 
+CALIBRATION_IMAGES = 4096
+
 CURVES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 
 
@@ -122,21 +124,19 @@ def classify_with_encoder(
 
 
 @torch.no_grad()
-def calibrate_batch_norm(encoder: nn.Module, images: Tensor, block: int = 1024) -> None:
+def calibrate_batch_norm(encoder: nn.Module, images: Tensor) -> None:
     """Sets the running statistics of an untrained encoder's batch norms to those of real images, in place.
 
     Without it they are 0 and 1, which are not the statistics of any data, and the few steps of a small labelled set
-    do not bring them near. Leaves the encoder in evaluation mode.
+    do not bring them near. At most ``CALIBRATION_IMAGES`` are used. Leaves the encoder in evaluation mode.
     """
     norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the blocks
+        norm.momentum = None  # the statistics of the one batch, not a moving average
     encoder.train()
-    for part in images.split(block):
-        if len(part) > 1:
-            encoder(part)
+    encoder(images[:CALIBRATION_IMAGES])
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     encoder.eval()
@@ -159,9 +159,7 @@ def _train(net: nn.Module, draw: LabelledInputs, test: LabelledInputs, epochs: i
     curves = torch.empty(epochs, len(CURVES), dtype=torch.float64)
     for epoch in range(epochs):
         net.train()
-        for batch in torch.randperm(len(draw.labels), generator=generator).split(BATCH_SIZE):
-            if len(batch) == 1 and len(draw.labels) > 1:
-                continue  # batch norm cannot normalise a single image
+        for batch in _batches(torch.randperm(len(draw.labels), generator=generator)):
             optimizer.zero_grad(set_to_none=True)
             batch = batch.to(draw.labels.device)
             functional.cross_entropy(net(draw.inputs[batch]), draw.labels[batch]).backward()
@@ -170,6 +168,14 @@ def _train(net: nn.Module, draw: LabelledInputs, test: LabelledInputs, epochs: i
         test_loss, test_accuracy = _loss_and_accuracy(net, shown)
         curves[epoch] = torch.tensor([train_loss, test_loss, train_accuracy, test_accuracy], dtype=torch.float64)
     return _loss_and_accuracy(net, test)[1], curves
+
+
+def _batches(order: Tensor) -> list[Tensor]:
+    """Cuts an order into batches; a single image left over joins the batch before, for batch norm needs two."""
+    batches = list(order.split(BATCH_SIZE))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
 
 
 @torch.no_grad()

@@ -60,7 +60,17 @@ def numbers(folder: Path) -> dict[str, dict[str, float]]:
 
 def test_json_is_alone_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With ``--json`` stdout holds one JSON document; progress and next steps are on stderr; again, it resumes."""
-    words = ["latent_sweep", "--set", "latent_size=2,3", "--set", "architecture=linear", *SMALL[5:], "--executor", "inline", "--json"]
+    words = [
+        "latent_sweep",
+        "--set",
+        "latent_size=2,3",
+        "--set",
+        "architecture=linear",
+        *SMALL[5:],
+        "--executor",
+        "inline",
+        "--json",
+    ]
     assert main(words) == 0
     captured = capsys.readouterr()
     content = json.loads(captured.out)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -16,15 +14,6 @@ from harness.floors import LinearFloors
 HEIGHT, WIDTH = 5, 4
 PIXELS = HEIGHT * WIDTH
 ENOUGH = [1, 3, 10, PIXELS - 1]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Small matrices are slower on several threads than on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _images(count: int, seed: int) -> Tensor:

@@ -89,7 +89,9 @@ def test_bce_with_outputs_outside_the_unit_interval_is_refused() -> None:
     ("architecture", "convolutions", "channels", "hidden"),
     [("base", 3, [16, 32, 64], 128), ("deep", 4, [16, 32, 64, 128], 128), ("heavy", 3, [32, 64, 128], 256)],
 )
-def test_widths_and_depth_follow_from_named_fields(architecture: str, convolutions: int, channels: list[int], hidden: int) -> None:
+def test_widths_and_depth_follow_from_named_fields(
+    architecture: str, convolutions: int, channels: list[int], hidden: int
+) -> None:
     """Channels double from ``width``, and there are ``depth`` convolutions and two fully connected layers."""
     encoder = build((1, 28, 28), config_of(architecture)).encoder
     found = [module for module in encoder.modules() if isinstance(module, torch.nn.Conv2d)]
@@ -108,7 +110,9 @@ def test_the_decoder_mirrors_the_encoder(architecture: str) -> None:
     assert up == [(channels_out, channels_in) for channels_in, channels_out in reversed(down)]
 
 
-@pytest.mark.parametrize(("field", "value", "module"), [("batch_norm", False, torch.nn.BatchNorm2d), ("activation", "gelu", torch.nn.ReLU)])
+@pytest.mark.parametrize(
+    ("field", "value", "module"), [("batch_norm", False, torch.nn.BatchNorm2d), ("activation", "gelu", torch.nn.ReLU)]
+)
 def test_a_field_takes_a_layer_out(field: str, value: object, module: type[torch.nn.Module]) -> None:
     """Without batch norm there is no batch norm; with GELU there is no ReLU."""
     default = build((1, 8, 8), config_of("base"))
@@ -127,7 +131,7 @@ def test_the_linear_architecture_is_one_affine_map() -> None:
 
 
 def test_residual_and_dense_blocks_are_what_their_formulas_say() -> None:
-    """x + g(x + h(x)); and (x, f1(x), f2(x, f1(x))) before the merging convolution."""
+    """X + g(x + h(x)); and (x, f1(x), f2(x, f1(x))) before the merging convolution."""
     config = config_of("residual")
     maps = torch.rand(4, 6, 5, 5)
     residual = models.ResidualBlock(6, config).eval()

@@ -277,23 +277,48 @@ def test_the_command_that_resumes_is_shown_without_a_password(here: Path, capsys
 
 
 def test_a_new_database_is_made_once_by_two_at_a_time(here: Path) -> None:
-    """The second waits for the first, and both find it in write-ahead mode."""
-    inside: list[int] = []
+    """The second waits for the first; both get the store itself, in write-ahead mode, with nothing but its lock beside it."""
+    inside: list[str] = []
     most: list[int] = []
+    made: list[Path] = []
+    given: list[str] = []
 
-    def touch() -> None:
-        """Stands for MLflow's making of the tables; counts who is at it."""
-        inside.append(1)
+    def connect(uri: str) -> str:
+        """Makes the tables where there are none, as MLflow does; counts who is at it."""
+        inside.append(uri)
         most.append(len(inside))
         threading.Event().wait(0.05)
-        write_database(here / "a.db") if not (here / "a.db").exists() else None
-        inside.pop()
+        path = database_path(uri)
+        if path is not None and not path.exists():
+            write_database(path)
+            made.append(path)
+        inside.remove(uri)
+        return uri
 
-    threads = [threading.Thread(target=initialise, args=("sqlite:///a.db", touch)) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: given.append(initialise("sqlite:///a.db", connect))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == [1, 1]
+    assert (set(most), len(made)) == ({1}, 1)
+    assert given == [f"sqlite:///{here / 'a.db'}"] * 2
     with closing(sqlite3.connect(here / "a.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert len(connection.execute("SELECT name FROM sqlite_master").fetchall()) == 30
+    assert set(contents(here)) <= {"a.db", ".a.db.lock"}
+
+
+def test_a_database_left_half_made_by_a_kill_is_made_anew(here: Path) -> None:
+    """What a killed program left of it under another name is in nobody's way."""
+
+    def die(uri: str) -> str:
+        """Makes some of the tables and ends."""
+        write_database(database_path(uri) or here)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        initialise("sqlite:///a.db", die)
+    assert not (here / "a.db").exists()
+    initialise("sqlite:///a.db", lambda uri: sqlite3.connect(database_path(uri) or here).close())
+    check_store("sqlite:///a.db")
+    assert set(contents(here)) <= {"a.db", ".a.db.lock"}

@@ -67,7 +67,9 @@ def test_a_finished_trial_is_read_back_as_it_was(tracker: Tracker) -> None:
 def test_a_failed_trial_is_kept_with_its_reason(tracker: Tracker) -> None:
     """It is a record like any other, and not run again."""
     _, run_id = begin(tracker, number=4)
-    tracker.finish_trial(run_id, Trial(4, CONFIG), TrialResult(CONFIG, "failed", artifacts={"failure.txt": b"!"}, reason="nan in epoch 2"))
+    tracker.finish_trial(
+        run_id, Trial(4, CONFIG), TrialResult(CONFIG, "failed", artifacts={"failure.txt": b"!"}, reason="nan in epoch 2")
+    )
     record = tracker.open_sweep(INFO, fresh=False).records[4]
     assert (record.status, record.reason) == ("failed", "nan in epoch 2")
 
@@ -108,7 +110,13 @@ def test_runs_look_in_mlflow_as_the_design_says(client: MlflowClient) -> None:
     assert run.data.tags["mlflow.parentRunId"] == sweep.run_id
     assert run.data.params == CONFIG.to_params()
     assert run.info.status == "FINISHED"
-    expected = {"harness.kind": "trial", "harness.sweep": INFO.identity, "harness.trial": "0", "harness.attempt": "1", "harness.group": "0-0"}
+    expected = {
+        "harness.kind": "trial",
+        "harness.sweep": INFO.identity,
+        "harness.trial": "0",
+        "harness.attempt": "1",
+        "harness.group": "0-0",
+    }
     assert expected.items() <= run.data.tags.items()
     assert {"harness.host", "harness.device", "harness.versions", "mlflow.user"} <= run.data.tags.keys()
     assert json.loads(run.data.tags["harness.versions"])["optuna"].startswith("5.")
@@ -223,7 +231,9 @@ def test_a_store_that_was_moved_is_noticed(tmp_path: Path) -> None:
 
 
 def _open_store(folder: str) -> int:
-    return len(MlflowTracker(f"sqlite:///{folder}/mlflow.db").open_sweep(replace(INFO, study=f"s{Path.cwd()}"), fresh=True).run_id)
+    return len(
+        MlflowTracker(f"sqlite:///{folder}/mlflow.db").open_sweep(replace(INFO, study=f"s{Path.cwd()}"), fresh=True).run_id
+    )
 
 
 @pytest.mark.slow
@@ -231,5 +241,3 @@ def test_several_processes_may_start_on_a_missing_store(tmp_path: Path) -> None:
     """Three at once, and all three write: the tables are made once, under a lock."""
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         assert pool.map(_open_store, [str(tmp_path)] * 3) == [32, 32, 32]
-
-

@@ -66,7 +66,9 @@ def test_training_lowers_the_loss(placement: Placement) -> None:
     state, logs = train_member(config, start, 20, material.splits)
     mean_image = LinearFloors.fit(material.splits.train.images).mean_image_mse(material.splits.validation.images)
     assert logs[-1].val_mse < 0.5 * mean_image
-    assert logs[-1].val_mse == reconstruction_mse(load_model(config, state, material.shape, "cpu"), material.splits.validation.images)
+    assert logs[-1].val_mse == reconstruction_mse(
+        load_model(config, state, material.shape, "cpu"), material.splits.validation.images
+    )
 
 
 def test_the_linear_architecture_trained_long_enough_reaches_pca(placement: Placement) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -16,15 +15,6 @@ from harness import transfer
 from harness.transfer import LabelledInputs, TransferOutcome
 
 EPOCHS = 20
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Small matrices are slower on several threads than on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _blobs(count: int, seed: int, gap: float, classes: int = 3) -> LabelledInputs:
@@ -91,7 +81,7 @@ def test_features_without_content_give_one_answer() -> None:
 
 @pytest.mark.parametrize("labels", [3, 17])
 def test_very_few_labels_are_enough_to_run(labels: int) -> None:
-    """One label a class, and a last batch of a single image, which is left out."""
+    """One label a class, and a remainder of a single image."""
     outcome = transfer.classify_features([_blobs(labels, 1, gap=9)], _blobs(60, 2, gap=9), _blobs(60, 3, gap=9).inputs, 3, 2, 0)
     assert torch.isfinite(outcome.curves).all()
     assert 0 <= outcome.accuracy <= 1
@@ -258,17 +248,21 @@ def test_calibration_sets_the_statistics_of_the_images() -> None:
     np.testing.assert_allclose(norm.running_var.numpy(), maps.var(axis=(0, 2, 3), ddof=1), rtol=1e-5)
 
 
-def test_calibration_averages_over_blocks_and_leaves_a_single_image_out() -> None:
-    """Of 41 images in blocks of 20 the last one is no block of its own: the mean of two blocks' statistics."""
+def test_calibration_takes_no_more_images_than_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a limit of 20 the statistics are those of the first 20 images."""
+    monkeypatch.setattr(transfer, "CALIBRATION_IMAGES", 20)
     encoder, images = _convolutional_encoder(), torch.rand(41, 1, 6, 6, generator=torch.Generator().manual_seed(2))
-    maps = _convolved(images, encoder[0])
-    transfer.calibrate_batch_norm(encoder, images, block=20)
-    blocks = [maps[:20], maps[20:40]]
-    np.testing.assert_allclose(
-        encoder[1].running_mean.numpy(), np.mean([b.mean(axis=(0, 2, 3)) for b in blocks], axis=0), rtol=1e-5
-    )
-    variances = np.mean([b.var(axis=(0, 2, 3), ddof=1) for b in blocks], axis=0)
-    np.testing.assert_allclose(encoder[1].running_var.numpy(), variances, rtol=1e-5)
+    maps = _convolved(images, encoder[0])[:20]
+    transfer.calibrate_batch_norm(encoder, images)
+    np.testing.assert_allclose(encoder[1].running_mean.numpy(), maps.mean(axis=(0, 2, 3)), rtol=1e-5)
+
+
+def test_every_labelled_image_is_in_one_batch_and_none_is_alone() -> None:
+    """Also where the number of labels leaves a remainder of one."""
+    for count in (1, 2, 16, 17, 33, 80, 81):
+        batches = transfer._batches(torch.arange(count))
+        assert torch.equal(torch.cat(batches), torch.arange(count))
+        assert count == 1 or min(map(len, batches)) > 1
 
 
 def test_calibration_changes_nothing_but_the_statistics() -> None:
