@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from harness.rules import Rule, UserError, unknown
 
@@ -35,7 +35,7 @@ class TrialConfig:
     split_seed: int = _value(0, int, low=0)
     architecture: str = _value("base", str)
     latent_size: int = _value(10, int, low=1, high=1024)
-    seed: int = _value(0, int, low=0)
+    seed: int = _value(0, int, low=0, high=2**53)
     depth: int | None = _value(None, int, low=1, high=6, none_word=OWN)
     width: int | None = _value(None, int, low=1, high=256, none_word=OWN)
     kernel_size: int | None = _value(None, int, low=3, high=7, none_word=OWN)
@@ -53,7 +53,10 @@ class TrialConfig:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            each.metadata["rule"].check(each.name, getattr(self, each.name))
+            rule, value = each.metadata["rule"], getattr(self, each.name)
+            rule.check(each.name, value)
+            if rule.kind is float and isinstance(value, int):
+                object.__setattr__(self, each.name, float(value))  # so that equal configurations have equal keys
         if self.kernel_size is not None and self.kernel_size % 2 == 0:
             raise UserError(f"kernel_size is {self.kernel_size}: allowed are the odd sizes 3, 5 and 7")
         if self.loss == "bce" and self.output_activation == "identity":
@@ -148,6 +151,10 @@ class StudyConfig:
             Rule(int, low=1).check(name, getattr(self, name))
         Rule(int, low=0).check("sweep_seed", self.sweep_seed)
         Rule(int, low=1, none_word="none").check("trials", self.trials)
+        if not isinstance(self.base, TrialConfig):
+            raise UserError(f"the study's base is {self.base!r}: allowed is a TrialConfig(...)")
+        if isinstance(cast(Any, self.objectives), str):
+            raise UserError(f"the study's objectives are {self.objectives!r}: give a list, such as ({self.objectives!r},)")
         for name, values in self.grid.items():
             self._check_axis(name, values)
         if self.sampler == "grid" and not self.grid:
@@ -163,7 +170,7 @@ class StudyConfig:
             raise UserError(f"{name} cannot be an axis of a grid, a sweep has one dataset: run the study once for each")
         if name == "seed":
             raise UserError("seed cannot be an axis of a grid: say how many replicates with seeds=N, or --seeds N")
-        if isinstance(values, str) or not values:
+        if not isinstance(values, (list, tuple, range)) or not values:
             raise UserError(f"the grid's axis {name} is {values!r}: give it a list of values")
         if len(set(values)) < len(values):
             raise UserError(f"the grid's axis {name} names a value twice: {', '.join(map(str, values))}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import hashlib
+import math
 import os
 import socket
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from harness.rules import UserError, unknown
+from harness.rules import UserError, exists_as, unknown, user_path
 
 SMALLEST, LARGEST = 8, 64
 """Allowed height and width of an image, in pixels."""
@@ -89,7 +92,7 @@ def check_name(name: str, image_size: int | None = None) -> None:
     kind, _, argument = name.partition(":")
     if kind not in DATASETS:
         raise unknown("dataset", kind, DATASETS, "folder and npz are written folder:PATH and npz:PATH")
-    if DATASETS[kind].takes_path != bool(argument):
+    if DATASETS[kind].takes_path != bool(argument) or (":" in name and not argument):
         form = f"{kind}:PATH" if DATASETS[kind].takes_path else kind
         raise UserError(f"dataset {name!r} is written {form}")
     if image_size is not None and kind != "folder":
@@ -184,6 +187,7 @@ def _fetch_torchvision(class_name: str, arguments: dict[str, str], files: tuple[
     _compare_checksums(paths, _known_checksums(root / f"{class_name}.sha256"))
     for path in paths:
         _check_idx_length(path)
+        _check_bz2(path)
 
 
 def _download_torchvision(class_name: str, arguments: dict[str, str], root: Path, missing: list[Path]) -> None:
@@ -194,8 +198,7 @@ def _download_torchvision(class_name: str, arguments: dict[str, str], root: Path
         with FileLock(root / f".{class_name}.lock"), _network_timeout():
             for train in (True, False):
                 _torchvision_part(class_name, arguments, root, train, download=True)
-            paths = [path for path in missing if path.is_file()]
-            (root / f"{class_name}.sha256").write_text("".join(f"{_digest(path)}  {path.relative_to(root)}\n" for path in paths))
+            _remember_checksums(root, root / f"{class_name}.sha256", [path for path in missing if path.is_file()])
     except (OSError, RuntimeError, EOFError) as error:
         cause = " ".join(str(error).split())[:160]
         raise UserError(
@@ -203,6 +206,14 @@ def _download_torchvision(class_name: str, arguments: dict[str, str], root: Path
             f"and cannot be downloaded ({cause}): "
             "name a folder that has it with --data-root, or use --dataset digits"
         ) from None
+
+
+def _remember_checksums(root: Path, list_file: Path, paths: list[Path]) -> None:
+    """Puts the checksums of these files into a list and keeps those of others that are in it."""
+    lines = list_file.read_text().splitlines() if list_file.is_file() else []
+    known = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    known |= {path.relative_to(root).as_posix(): _digest(path) for path in paths}
+    list_file.write_text("".join(f"{digest}  {name}\n" for name, digest in known.items()))
 
 
 @contextmanager
@@ -224,7 +235,7 @@ def _known_checksums(list_file: Path) -> dict[str, str]:
 
 def _compare_checksums(paths: list[Path], known: dict[str, str]) -> None:
     for path in paths:
-        expected = next((digest for name, digest in known.items() if path.as_posix().endswith("/" + name)), None)
+        expected = next((digest for name, digest in known.items() if path.absolute().as_posix().endswith("/" + name)), None)
         found = _digest(path, "md5" if expected and len(expected) == 32 else "sha256")
         if expected and found != expected:
             raise UserError(
@@ -238,15 +249,32 @@ def _digest(path: Path, algorithm: str = "sha256") -> str:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
+def _check_bz2(path: Path) -> None:
+    """Unpacks a bz2 file to its end."""
+    if path.suffix != ".bz2":
+        return
+    try:
+        with bz2.open(path) as file:
+            if file.read().strip():
+                return
+            cause = "it is empty"
+    except (OSError, EOFError) as error:
+        cause = str(error)
+    raise UserError(
+        f"{path} is cut short or altered: {cause} (SHA-256 {_digest(path)}): "
+        "delete it and run again, or name another folder with --data-root"
+    )
+
+
 def _check_idx_length(path: Path) -> None:
     """Compares an IDX file's length with what its own header says."""
     if not path.name.endswith("ubyte"):
         return
-    head = path.read_bytes()[:16]
-    dimensions = head[3] if len(head) > 4 else 0
-    sizes = np.frombuffer(head[4 : 4 + 4 * dimensions], dtype=">i4")
-    expected = 4 + 4 * dimensions + int(np.prod(sizes, dtype=np.int64))
-    if not dimensions or path.stat().st_size != expected:
+    dimensions = 3 if "idx3" in path.name else 1
+    with path.open("rb") as file:
+        head = file.read(4 + 4 * dimensions).ljust(4 + 4 * dimensions, b"\0")
+    expected = len(head) + math.prod(int(size) for size in np.frombuffer(head[4:], dtype=">u4"))
+    if head[:4] != bytes([0, 0, 8, dimensions]) or path.stat().st_size != expected:
         raise UserError(
             f"{path} is cut short or altered: it has {path.stat().st_size} bytes, its header says {expected} "
             f"(SHA-256 {_digest(path)}): delete it and run again, or name another folder with --data-root"
@@ -256,8 +284,8 @@ def _check_idx_length(path: Path) -> None:
 def _read_folder(argument: str, root: Path, image_size: int | None) -> Pixels:
     from PIL import Image
 
-    folder = Path(argument).expanduser()
-    if not folder.is_dir():
+    folder = user_path(argument)
+    if not exists_as(folder, "folder"):
         raise UserError(
             f"dataset folder:{argument}: there is no such folder; give one with a sub-folder of images for each class"
         )
@@ -267,7 +295,7 @@ def _read_folder(argument: str, root: Path, image_size: int | None) -> Pixels:
         (path, label)
         for label, each in enumerate(classes)
         for path in sorted(each.rglob("*"))
-        if path.is_file() and path.suffix.lower() in readable and not path.name.startswith(".")
+        if path.is_file() and path.suffix.lower() in readable and not _is_hidden(path.relative_to(each))
     ]
     if not files:
         raise UserError(f"dataset folder:{argument}: no images found; it needs a sub-folder of images for each class")
@@ -278,7 +306,11 @@ def _read_folder(argument: str, root: Path, image_size: int | None) -> Pixels:
         images = np.stack(pictures).transpose(0, 3, 1, 2)
     else:
         images = np.stack(pictures)[:, None]
-    return Pixels(np.ascontiguousarray(images), np.array([label for _, label in files], dtype=np.int64))
+    return Pixels(np.ascontiguousarray(images), _number_labels(np.array([label for _, label in files])))
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _read_picture(path: Path, side: int) -> npt.NDArray[np.uint8]:
@@ -287,27 +319,38 @@ def _read_picture(path: Path, side: int) -> npt.NDArray[np.uint8]:
 
     try:
         with Image.open(path) as picture:
-            mode = "L" if picture.mode in ("1", "L", "LA", "I;16") else "RGB"
+            if picture.mode == "F":
+                raise ValueError("its pixels are floating-point numbers; give them as npz:PATH")
+            if picture.mode.startswith("I"):  # 16 bits, which Pillow would cut off at white
+                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+            if picture.mode == "P" and "transparency" in picture.info:
+                picture = picture.convert("RGBA")
+            mode = "L" if picture.mode in ("1", "L", "LA") else "RGB"
             return np.asarray(picture.convert(mode).resize((side, side), Image.Resampling.BILINEAR))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image ({error}), SHA-256 {_digest(path)}: mend it or take it out") from None
 
 
 def _read_npz(argument: str, root: Path, image_size: int | None) -> Pixels:
-    path = Path(argument).expanduser()
-    if not path.is_file():
+    path = user_path(argument)
+    if not exists_as(path, "file"):
         raise UserError(
             f"dataset npz:{argument}: there is no such file; give one with images (N, H, W) or (N, C, H, W) and labels (N,)"
         )
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays["labels"]
     except KeyError as error:
         raise UserError(f"dataset npz:{argument}: {error.args[0]}; it needs the arrays images and labels") from None
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise UserError(f"{path} cannot be read as npz without pickle ({error}), SHA-256 {_digest(path)}") from None
     images = images[:, None] if images.ndim == 3 else images
-    return Pixels(_as_pixels(argument, images), np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int64))
+    return Pixels(_as_pixels(argument, images), _number_labels(labels))
+
+
+def _number_labels(labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Numbers the classes that there are from 0, in their own order."""
+    return np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int64)
 
 
 def _as_pixels(argument: str, images: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from harness.config import TrialRecord
 
@@ -74,29 +76,30 @@ class PlainDisplay:
 
 
 class LiveDisplay:
-    """A bar with the time left, the trials done and failed and the best so far."""
+    """A bar with the trials done and failed and the time left, and the best so far in a line below it."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=None),
             TextColumn("{task.fields[trials]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[best]}"),
-            console=self._console,
+            expand=True,
         )
+        self._best = Text("  best so far: none yet", style="dim")
+        self._live = Live(Group(self._progress, self._best), console=self._console)
         self._task = TaskID(0)
         self._total = self._ended = self._failed = 0
 
     def start(self, title: str, units: float, done: float, total: int, ended: int) -> None:
         """Shows the bar."""
         self._total, self._ended = total, ended
-        self._task = self._progress.add_task(title, total=units, completed=int(done), trials=self._trials(), best="")
-        self._progress.start()
+        self._task = self._progress.add_task(title, total=units, completed=int(done), trials=self._trials())
+        self._live.start()
 
     def advance(self, units: float) -> None:
         """Moves the bar."""
@@ -110,7 +113,7 @@ class LiveDisplay:
             self.note(f"{name}: {_outcome(record)}")
         self._progress.update(self._task, trials=self._trials())
         if is_best:
-            self._progress.update(self._task, best=f"best {record.metrics['reconstruction_loss']:.4f} {name}")
+            self._best.plain = f"  best so far: {name}: {_outcome(record)}"
 
     def note(self, text: str) -> None:
         """Writes a line above the bar."""
@@ -118,7 +121,7 @@ class LiveDisplay:
 
     def stop(self) -> None:
         """Leaves the bar as it is."""
-        self._progress.stop()
+        self._live.stop()
 
     def _trials(self) -> str:
         failed = f", {self._failed} failed" if self._failed else ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import StudyConfig, TrialConfig
-from harness.rules import UserError, unknown
+from harness.rules import UserError, exists_as, unknown, user_path
 
 SearchSpace = Callable[[Any], TrialConfig]
 """From an Optuna trial to a configuration."""
@@ -62,8 +62,8 @@ def load_study(name_or_path: str) -> StudyFile:
 
 def _find(name_or_path: str) -> Path:
     if name_or_path.endswith(".py") or "/" in name_or_path:
-        path = Path(name_or_path).expanduser()
-        if not path.is_file():
+        path = user_path(name_or_path)
+        if not exists_as(path, "file"):
             raise UserError(
                 f"there is no study file {name_or_path}: give the path of one, or a name from python -m harness.study --list"
             )
@@ -82,10 +82,11 @@ def _execute(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # where dataclasses and pickle look for it
     try:
-        spec.loader.exec_module(module)
+        # Not by the loader, which leaves a cache beside the file and believes it after a change in the same second.
+        exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - a study file is a program
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except Exception as error:  # a study file is the user's code: whatever it raises is theirs to read
+    except (Exception, SystemExit) as error:  # a study file is the user's code: whatever it raises is theirs to read
         raise UserError(f"the study file raises {_where(error, path)}") from None
     return module
 

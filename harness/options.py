@@ -101,14 +101,15 @@ def apply(request: Request, study: StudyConfig) -> StudyConfig:
     Raises:
         UserError: if the study cannot take them.
     """
-    grid, base = dict(study.grid), study.base
+    grid, fields = dict(study.grid), {}
     for name, values in request.fields.items():
         if len(values) > 1:
             _check_axis(name, study)
             grid[name] = values
         else:
             grid.pop(name, None)
-            base = replace(base, **{name: values[0]})
+            fields[name] = values[0]
+    base = replace(study.base, **fields)  # all at once: some fields are only allowed together
     if request.seeds is not None and study.sampler != "grid":
         raise UserError(f"--seeds is for grids, and {study.name} searches with {study.sampler!r}: use --trials N")
     if study.sampler == "grid" and not grid:
@@ -141,20 +142,23 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE[,VALUE...]", help="set a field, or the values of a grid axis"
     )
-    what.add_argument("--epochs", metavar="N", help="the same as --set epochs=N")
-    what.add_argument("--batch-size", metavar="N", help="the same as --set batch_size=N")
+    what.add_argument("--epochs", action="append", metavar="N", help="the same as --set epochs=N")
+    what.add_argument("--batch-size", action="append", metavar="N", help="the same as --set batch_size=N")
     what.add_argument("--fresh", action="store_true", help="start a new sweep even where there is one to resume")
     data = parser.add_argument_group("images")
     data.add_argument(
         "--dataset",
+        action="append",
         metavar="NAME",
         help="digits, mnist, fashion_mnist, kmnist, emnist, usps, folder:PATH (a sub-folder for each class) or npz:PATH",
     )
     data.add_argument(
         "--data-root", metavar="DIR", help="where datasets are kept (default: HARNESS_DATA, else the user's cache folder)"
     )
-    data.add_argument("--train-size", metavar="N|all", help="at most so many training images")
-    data.add_argument("--image-size", metavar="N", help="side to which images of folder:PATH are resized (default 32)")
+    data.add_argument("--train-size", action="append", metavar="N|all", help="at most so many training images")
+    data.add_argument(
+        "--image-size", action="append", metavar="N", help="side to which images of folder:PATH are resized (default 32)"
+    )
     where = parser.add_argument_group("where to run")
     where.add_argument(
         "--workers", default="auto", metavar="N|auto", help="worker processes (default auto: one for each core, or GPU)"
@@ -173,7 +177,7 @@ _SHORTHANDS = ("dataset", "train_size", "image_size", "epochs", "batch_size")
 
 
 def _fields(options: argparse.Namespace) -> dict[str, tuple[Any, ...]]:
-    texts = [(name, getattr(options, name)) for name in _SHORTHANDS if getattr(options, name) is not None]
+    texts = [(name, text) for name in _SHORTHANDS for text in getattr(options, name) or ()]
     for setting in options.set:
         name, equals, text = setting.partition("=")
         if not equals or not text:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import itertools
+import tokenize
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from harness import datasets, models, options
@@ -14,7 +16,7 @@ from harness.library import SearchSpace, StudyFile
 from harness.measures import METRICS
 from harness.options import Request
 from harness.rules import UserError, unknown
-from harness.search import check_sampler
+from harness.search import SamplerSearch, check_sampler
 
 RESULTS_VERSION = 1
 """Raised whenever a change of the harness changes a trial's numbers, so that old and new ones are never mixed."""
@@ -66,6 +68,8 @@ def check(file: StudyFile, request: Request) -> StudyConfig:
         raise unknown("executor", request.executor, EXECUTORS)
     datasets.check_name(study.base.dataset, study.base.image_size)
     check_sampler(study)
+    if study.base.architecture not in models.ARCHITECTURES:
+        raise unknown("architecture", study.base.architecture, models.ARCHITECTURES)
     for name in study.objectives:
         if name not in METRICS:
             raise unknown("objective", name, METRICS)
@@ -82,15 +86,15 @@ def make_plan(file: StudyFile, request: Request) -> SweepPlan:
     """
     study = check(file, request)
     trials = grid_trials(study)
+    first_round(study, file.search_space, request)
     placement = Placement(request.data_root or datasets.default_data_root(), choose_device(request.device))
     datasets.prepare(study.base.dataset, placement.data_root)
     data = datasets.load(study.base.dataset, placement.data_root, study.base.image_size)
-    overrides = {} if study.sampler == "grid" else {name: values[0] for name, values in request.fields.items()}
     plan = SweepPlan(
         study=study,
         search_space=file.search_space,
-        overrides=overrides,
-        source=file.path.read_text(encoding="utf-8"),
+        overrides=_overrides(study, request),
+        source=_read_source(file.path),
         trials=trials,
         placement=placement,
         data_fingerprint=data.fingerprint,
@@ -116,6 +120,18 @@ def grid_trials(study: StudyConfig) -> tuple[Trial, ...]:
     return tuple(Trial(number, config) for number, config in enumerate(list(dict.fromkeys(configs))[: study.trials]))
 
 
+def first_round(study: StudyConfig, search_space: SearchSpace | None, request: Request) -> list[Trial]:
+    """What a sampler proposes first, before it knows anything; nothing for a grid.
+
+    Raises:
+        UserError: if the search space raises or gives what cannot be trained.
+    """
+    if study.sampler == "grid" or search_space is None:
+        return []
+    directions = [METRICS[name].direction for name in study.objectives]
+    return SamplerSearch(study, directions, search_space, _overrides(study, request), models.resolve, {}).next_round()
+
+
 def choose_device(wanted: str) -> str:
     """Turns ``auto`` into the device that there is.
 
@@ -127,6 +143,11 @@ def choose_device(wanted: str) -> str:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("--device is 'cuda', and torch finds no CUDA device here: use --device cpu, or auto")
     return "cpu" if wanted == "cpu" or not torch.cuda.is_available() else "cuda"
+
+
+def _overrides(study: StudyConfig, request: Request) -> dict[str, Any]:
+    """The fields that are set over what a search space gives; a grid has them in its base."""
+    return {} if study.sampler == "grid" else {name: values[0] for name, values in request.fields.items()}
 
 
 def _objectives() -> list[str]:
@@ -144,7 +165,7 @@ def _what_changes_results(plan: SweepPlan) -> dict[str, Any]:
         "sampler": study.sampler,
     }
     if study.sampler == "grid":
-        axes = {name: list(values) for name, values in study.grid.items()}
+        axes = [[name, list(values)] for name, values in study.grid.items()]  # in order: it numbers the trials
         return {**shared, "base": asdict(_without_axes(study)), "axes": axes}
     return {
         **shared,
@@ -160,9 +181,20 @@ def _without_axes(study: StudyConfig) -> TrialConfig:
     return replace(study.base, **{name: getattr(defaults, name) for name in study.grid})
 
 
+def _declares_study(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["STUDY"]
+
+
+def _read_source(path: Path) -> str:
+    """The text of a Python file, in the encoding that it declares."""
+    with tokenize.open(path) as file:
+        return file.read()
+
+
 def _code_without_comments(source: str) -> str:
     """The program that a text is: comments, docstrings and layout make no difference."""
     tree = ast.parse(source)
+    tree.body = [node for node in tree.body if not _declares_study(node)]  # what matters of STUDY is in the identity itself
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]

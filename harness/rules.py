@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -30,6 +32,16 @@ def unknown(kind: str, value: object, allowed: Iterable[str], next_step: str = "
     hint = f"; did you mean {near[0]!r}?" if near else ""
     step = f" ({next_step})" if next_step else ""
     return UserError(f"unknown {kind} {str(value)!r}: allowed are {', '.join(names)}{hint}{step}")
+
+
+def user_path(text: str) -> Path:
+    """The path that a user means by a text: a leading ``~`` is the home folder, where there is one."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - Path.expanduser raises where there is no such home
+
+
+def exists_as(path: Path, kind: str) -> bool:
+    """Whether there is a ``"file"`` or ``"folder"`` of this name; a name that no disk can hold is none."""
+    return (os.path.isfile if kind == "file" else os.path.isdir)(path)
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,7 @@ class Rule:
         if value is None and self.none_word:
             return
         if self.choices and isinstance(value, str) and value not in self.choices:
-            raise unknown(name, value, self.choices)
+            raise unknown(name, value, [*self.choices, *([self.none_word] if self.none_word else [])])
         if not self._is_of_kind(value) or not self._is_in_range(value):
             raise UserError(f"{name} is {value!r}: allowed is {self.describe()}")
 
@@ -88,12 +100,14 @@ class Rule:
 
     def _is_of_kind(self, value: Any) -> bool:
         if self.kind is float:
-            return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            return isinstance(value, int | float) and not isinstance(value, bool)
         if self.kind is int:
             return isinstance(value, int) and not isinstance(value, bool)
         return isinstance(value, self.kind)
 
     def _is_in_range(self, value: Any) -> bool:
+        if self.kind is float and not -math.inf < value < math.inf:  # NaN too; whole numbers of any length compare
+            return False
         return self.kind not in (int, float) or self.low <= value <= self.high
 
     def _range_words(self) -> str:

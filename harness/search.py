@@ -57,6 +57,7 @@ class GridSearch:
         """Adds an ended trial as it was; enqueues and asks for any other. Optuna's numbers are the trials' own."""
         params = {name: getattr(trial.config, name) for name in self._axes}
         if record := self._ended.get(trial.number):
+            _check_same(record, trial.config)
             self.study.add_trial(_frozen(record, params, self._axes, self._objectives))
             return
         self.study.enqueue_trial(params)
@@ -117,20 +118,27 @@ class SamplerSearch:
 
     def _propose(self, number: int) -> Trial:
         asked = self.study.ask()
-        try:
-            config = self._resolve(replace(self._space(asked), **self._overrides))
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(f"search_space of study {self._config.name} raises {type(error).__name__}: {error}") from error
+        config = self._resolve(replace(self._ask_space(asked), **self._overrides))
         self._round[number] = asked
-        if number in self._results and self._results[number].trial.config != config:
-            raise UserError(
-                f"trial {number} was recorded with another configuration than the sampler now proposes "
-                "(another version of Optuna?): go on with the one that started it, or start again with --fresh"
-            )
+        if number in self._results:
+            _check_same(self._results[number], config)
         distributions = {name: distribution_to_json(each) for name, each in asked.distributions.items()}
         return Trial(number, config, json.dumps({"params": asked.params, "distributions": distributions}))
+
+    def _ask_space(self, asked: optuna.Trial) -> TrialConfig:
+        where = f"search_space of study {self._config.name}"
+        try:
+            with warnings.catch_warnings():
+                # Optuna only warns of a value that no distribution holds, and cannot rebuild the trial afterwards
+                warnings.filterwarnings("error", message="Fixed parameter")
+                config = self._space(asked)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        except Exception as error:  # the user's code: whatever it raises is theirs to read
+            raise UserError(f"{where} raises {type(error).__name__}: {error}") from error
+        if not isinstance(config, TrialConfig):
+            raise UserError(f"{where} gives {config!r}: allowed is a TrialConfig")
+        return config
 
     def _restore(self, record: TrialRecord) -> None:
         proposal = json.loads(record.trial.proposal)
@@ -168,6 +176,14 @@ def check_sampler(study: StudyConfig) -> None:
         able = ", ".join(name for name, sampler in SAMPLERS.items() if sampler.several_objectives)
         raise UserError(
             f"sampler {study.sampler!r} takes one objective and the study has {len(study.objectives)}: use one of {able}"
+        )
+
+
+def _check_same(record: TrialRecord, config: TrialConfig) -> None:
+    if record.trial.config != config:
+        raise UserError(
+            f"trial {record.trial.number} was recorded with another configuration than it would have now "
+            "(another version of Optuna?): go on with the one that started it, or start again with --fresh"
         )
 
 

@@ -8,6 +8,7 @@ import sqlite3
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,7 +48,8 @@ def artifact_location(uri: str, experiment: str) -> str | None:
 
 def without_password(uri: str) -> str:
     """The address as it may be shown."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", uri)
+    hidden = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", uri)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", hidden)
 
 
 def check_store(uri: str) -> None:
@@ -57,6 +59,8 @@ def check_store(uri: str) -> None:
         UserError: if it cannot; says which store and why.
     """
     scheme = uri.partition(":")[0] if "://" in uri else ""
+    if uri in ("sqlite://", f"{SQLITE}:memory:"):
+        raise UserError(f"the tracking store {uri} is forgotten when the command ends: use --tracking-uri sqlite:///mlflow.db")
     if scheme in ("http", "https"):
         _check_server(uri)
     elif (database := database_path(uri)) is not None:
@@ -68,16 +72,20 @@ def check_store(uri: str) -> None:
         )
 
 
+def _without_login(uri: str) -> str:
+    return re.sub(r"://.*@", "://", uri)
+
+
 def _check_server(uri: str) -> None:
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_SECONDS):
+        with urllib.request.urlopen(f"{_without_login(uri).rstrip('/')}/health", timeout=HEALTH_TIMEOUT_SECONDS):
             return
     except urllib.error.HTTPError as error:
         cause = f"HTTP {error.code} {error.reason}"
         if error.code in (401, 403):
             return  # alive; what it asks for is MLflow's to give
-    except (OSError, ValueError) as error:
-        cause = str(getattr(error, "reason", error))
+    except (OSError, ValueError, HTTPException) as error:
+        cause = " ".join(str(getattr(error, "reason", error)).split())
     raise UserError(
         f"the tracking store {without_password(uri)} cannot be used: no MLflow server answers there ({cause}): "
         "start it, or name another with --tracking-uri"

@@ -18,6 +18,7 @@ from harness.options import Request
 from harness.rules import UserError
 
 if TYPE_CHECKING:
+    from harness.config import Trial
     from harness.plan import SweepPlan
     from harness.sweep import SweepOutcome
     from harness.tracker import Tracker
@@ -36,7 +37,7 @@ def main(words: Sequence[str] | None = None) -> int:
         file = load_study(request.study)
         return _dry_run(file, request) if request.dry_run else _run(file, request, words)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
         print(f"interrupted; the same command resumes: {_command(words)}", file=sys.stderr)
@@ -45,10 +46,15 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _list() -> int:
     names = list_studies()
+    width = max(map(len, names), default=0)
     for name in names:
-        study = load_study(name).study
+        try:
+            study = load_study(name).study
+        except UserError as error:
+            print(f"{name:<{width}}  cannot be read: {error}")
+            continue
         size = f"{_grid_size(study)} trials" if study.sampler == "grid" else f"{study.trials} trials by {study.sampler}"
-        print(f"{name:<{max(map(len, names))}}  {study.question} ({size})")
+        print(f"{name:<{width}}  {study.question} ({size})")
     return FINISHED
 
 
@@ -61,16 +67,13 @@ def _grid_size(study: Any) -> int:
 
 def _dry_run(file: StudyFile, request: Request) -> int:
     """Shows the trials of a grid, or a sampler's first round; reads no image and opens no store."""
-    from harness import display, models, plan, report, search
-    from harness.measures import METRICS
+    from harness import display, plan, report
 
     study = plan.check(file, request)
-    trials: Sequence[Any] = plan.grid_trials(study)
+    trials: Sequence[Trial] = plan.grid_trials(study)
     more = ""
-    if file.search_space is not None and study.sampler != "grid":
-        overrides = {name: values[0] for name, values in request.fields.items()}
-        directions = [METRICS[name].direction for name in study.objectives]
-        trials = search.SamplerSearch(study, directions, file.search_space, overrides, models.resolve, {}).next_round()
+    if study.sampler != "grid":
+        trials = plan.first_round(study, file.search_space, request)
         more = f"; these are the first {len(trials)} of {study.trials}, the next ones depend on their results"
     if request.json:
         print(json.dumps([{"trial": trial.number, **trial.config.to_params()} for trial in trials], indent=2))
@@ -173,7 +176,9 @@ def _closing_lines(plan: SweepPlan, tracker: Tracker, outcome: SweepOutcome, wor
 def _command(words: Sequence[str]) -> str:
     import shlex
 
-    return f"python -m harness.study {shlex.join(words)}"
+    from harness.store import without_password
+
+    return f"python -m harness.study {shlex.join(map(without_password, words))}"
 
 
 if __name__ == "__main__":

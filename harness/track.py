@@ -247,7 +247,7 @@ def _quiet_client(uri: str) -> MlflowClient:
 
 
 def _unusable(uri: str, error: Exception) -> UserError:
-    cause = " ".join(str(error).split())[:200] or type(error).__name__
+    cause = " ".join(str(error).replace(uri, without_password(uri)).split())[:200] or type(error).__name__
     return UserError(
         f"the tracking store {without_password(uri)} cannot be used: {cause}: mend it, or name another with --tracking-uri"
     )

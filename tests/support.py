@@ -18,7 +18,7 @@ def make_study_file(folder: Path, **changes: object) -> StudyFile:
     """A grid of two latent sizes and two seeds, in a file that is there but is not executed."""
     fields: dict[str, object] = {
         "question": "Is the smallest study there is a study?",
-        "base": replace(TINY, width=4),
+        "base": replace(TINY, architecture="linear"),
         "grid": {"latent_size": (2, 3)},
         "seeds": 2,
         "name": "tiny",

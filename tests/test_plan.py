@@ -206,7 +206,14 @@ def test_another_search_space_changes_the_identity() -> None:
 )
 def test_a_field_set_over_a_search_space_changes_the_identity(words: list[str]) -> None:
     """What the command line sets is trained, even where it is the default."""
-    assert plan_of(SEARCH, *words).identity != plan_of(SEARCH).identity
+    wider = SEARCH.replace("1, 9", "1, 19")
+    assert plan_of(wider, *words).identity != plan_of(wider).identity
+
+
+def test_a_value_outside_the_search_space_is_refused() -> None:
+    """A sampler could not go on from it: the error names the field and the value."""
+    with pytest.raises(UserError, match=r"latent_size.* 10 .*out of range"):
+        plan_of(SEARCH, "--set", "latent_size=10")
 
 
 @pytest.mark.parametrize("change", [("trials=3", "trials=5"), ('"Which?"', '"Which one?"')], ids=["trials", "question"])

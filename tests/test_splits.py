@@ -234,15 +234,15 @@ def test_more_labels_than_images_are_the_whole_pool() -> None:
 
 @quickly
 @given(st.lists(st.integers(0, 3), max_size=60), SEEDS, st.integers(0, 20))
-def test_pairs_join_different_classes_and_share_no_image(labels: list[int], seed: int, count: int) -> None:
-    """As many as asked for, or until the images that are left are of one class or none."""
+def test_pairs_join_different_classes_while_they_can_and_share_no_image(labels: list[int], seed: int, count: int) -> None:
+    """As many as asked for or as there are images; of one class only where no other class was left."""
     pairs = splits.interpolation_pairs(torch.tensor(labels, dtype=torch.int64), seed, count)
     used = [index for pair in pairs for index in pair]
     assert len(set(used)) == len(used)
-    assert all(labels[first] != labels[second] for first, second in pairs)
-    assert len(pairs) <= count
-    if len(pairs) < count:
-        assert len({label for index, label in enumerate(labels) if index not in used}) <= 1
+    assert len(pairs) == min(count, len(labels) // 2)
+    for number, (first, second) in enumerate(pairs):
+        left = set(range(len(labels))) - set(used[: 2 * number + 1])
+        assert labels[first] != labels[second] or {labels[index] for index in left} == {labels[first]}
 
 
 def test_pairs_are_fixed_by_the_split_seed() -> None:
