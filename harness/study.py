@@ -164,7 +164,7 @@ def _closing_lines(plan: SweepPlan, tracker: Tracker, outcome: SweepOutcome, wor
     lines = [f"The sweep {plan.identity} {state}: {summary.finished} of {summary.total} trials have results{failed}{kept}."]
     lines += [f"  failed: trial {record.trial.number}: {record.reason}" for record in summary.failed[:10]]
     uri = without_password(tracker.uri)
-    address = f"/#/experiments/{outcome.sweep.experiment_id}/runs/{outcome.sweep.run_id}"
+    address = f"/#/experiments/{outcome.sweep.experiment_id}/runs/{outcome.sweep.run_id}?workflowType=machine_learning"
     if uri.startswith(("http://", "https://")):
         lines += ["Next:", f"  {uri.rstrip('/')}{address}  (figures and tables)"]
     else:
