@@ -318,7 +318,8 @@ def _read_picture(path: Path, side: int) -> npt.NDArray[np.uint8]:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(path) as file:
+            picture: Image.Image = file
             if picture.mode == "F":
                 raise ValueError("its pixels are floating-point numbers; give them as npz:PATH")
             if picture.mode.startswith("I"):  # 16 bits, which Pillow would cut off at white
