@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, cast
 
 from harness.rules import Rule, UserError, unknown
@@ -35,7 +35,7 @@ class TrialConfig:
     split_seed: int = _value(0, int, low=0)
     architecture: str = _value("base", str)
     latent_size: int = _value(10, int, low=1, high=1024)
-    seed: int = _value(0, int, low=0, high=2**53)
+    seed: int = _value(0, int, low=0, high=2**40)
     depth: int | None = _value(None, int, low=1, high=6, none_word=OWN)
     width: int | None = _value(None, int, low=1, high=256, none_word=OWN)
     kernel_size: int | None = _value(None, int, low=3, high=7, none_word=OWN)
@@ -64,11 +64,6 @@ class TrialConfig:
                 "loss is 'bce', which needs outputs in (0, 1), and output_activation is 'identity': "
                 "set output_activation='sigmoid' or loss='mse'"
             )
-
-    @property
-    def key(self) -> str:
-        """A name for this configuration that is the same in every process: 16 hexadecimal digits."""
-        return fingerprint(asdict(self))
 
     @property
     def replicate_of(self) -> TrialConfig:
@@ -199,11 +194,13 @@ class Placement:
 
     Attributes:
         data_root: Folder with the downloaded datasets.
-        device: ``"cpu"`` or ``"cuda"``, with an index where there are several.
+        device: ``"cpu"`` or ``"cuda"``.
+        data_fingerprint: SHA-256 that the images must have; empty where any will do.
     """
 
     data_root: str
     device: str = "cpu"
+    data_fingerprint: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import socket
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -73,12 +73,10 @@ class Dataset:
     Attributes:
         read: (argument, data root, image size) -> pixels; the argument is what follows the colon of the name.
         fetch: (data root) -> nothing: downloads what is missing and checks what is there.
-        about: One line for people.
         takes_path: Whether the name goes on with ``:PATH``.
     """
 
     read: Callable[[str, Path, int | None], Pixels]
-    about: str
     fetch: Callable[[Path], None] = lambda root: None
     takes_path: bool = False
 
@@ -123,11 +121,11 @@ def load(name: str, data_root: str, image_size: int | None = None) -> ImageSet:
     return ImageSet(name, pixels, _fingerprint(pixels))
 
 
-def default_data_root() -> str:
-    """``HARNESS_DATA`` where it is set, else the user's cache folder."""
+def data_root(named: str | None) -> str:
+    """The folder that was named, else that of ``HARNESS_DATA`` where it is set, else the user's cache folder."""
     import platformdirs
 
-    return os.environ.get("HARNESS_DATA") or platformdirs.user_cache_dir("harness")
+    return str(user_path(named or os.environ.get("HARNESS_DATA") or platformdirs.user_cache_dir("harness")))
 
 
 def _fingerprint(pixels: Pixels) -> str:
@@ -200,12 +198,22 @@ def _download_torchvision(class_name: str, arguments: dict[str, str], root: Path
                 _torchvision_part(class_name, arguments, root, train, download=True)
             _remember_checksums(root, root / f"{class_name}.sha256", [path for path in missing if path.is_file()])
     except (OSError, RuntimeError, EOFError) as error:
+        _remove_empty(root, class_name)
         cause = " ".join(str(error).split())[:160]
         raise UserError(
             f"dataset {class_name}: {missing[0].name} is missing, looked for in {missing[0].parent}, "
             f"and cannot be downloaded ({cause}): "
             "name a folder that has it with --data-root, or use --dataset digits"
         ) from None
+
+
+def _remove_empty(root: Path, class_name: str) -> None:
+    """Takes away what a failed download leaves, but for files that it did get."""
+    with suppress(OSError):
+        (root / f".{class_name}.lock").unlink(missing_ok=True)
+        for folder in (root / class_name / "raw", root / class_name, root):
+            if folder.is_dir():
+                folder.rmdir()
 
 
 def _remember_checksums(root: Path, list_file: Path, paths: list[Path]) -> None:
@@ -363,6 +371,11 @@ def _as_pixels(argument: str, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 _IDX = tuple(f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+_EMNIST = tuple(
+    f"EMNIST/raw/emnist-balanced-{part}-{kind}"
+    for part in ("train", "test")
+    for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
+)
 
 PUBLISHED_MD5 = {
     "MNIST/raw/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -373,32 +386,20 @@ PUBLISHED_MD5 = {
 """Of the unpacked files; other sets are compared with the list of checksums that their download leaves beside them."""
 
 
-def _torchvision(class_name: str, about: str, files: tuple[str, ...], **arguments: str) -> Dataset:
+def _torchvision(class_name: str, files: tuple[str, ...], **arguments: str) -> Dataset:
     return Dataset(
         read=partial(_read_torchvision, class_name, arguments),
         fetch=partial(_fetch_torchvision, class_name, arguments, files),
-        about=about,
     )
 
 
 DATASETS: dict[str, Dataset] = {
-    "digits": Dataset(_read_digits, "1,797 handwritten digits, 8 x 8, shipped with scikit-learn"),
-    "mnist": _torchvision("MNIST", "70,000 handwritten digits, 28 x 28", tuple(f"MNIST/raw/{file}" for file in _IDX)),
-    "fashion_mnist": _torchvision(
-        "FashionMNIST", "70,000 pieces of clothing, 28 x 28", tuple(f"FashionMNIST/raw/{file}" for file in _IDX)
-    ),
-    "kmnist": _torchvision("KMNIST", "70,000 cursive Japanese characters, 28 x 28", tuple(f"KMNIST/raw/{file}" for file in _IDX)),
-    "emnist": _torchvision(
-        "EMNIST",
-        "131,600 handwritten letters and digits in 47 classes, 28 x 28",
-        tuple(
-            f"EMNIST/raw/emnist-balanced-{part}-{kind}"
-            for part in ("train", "test")
-            for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
-        ),
-        split="balanced",
-    ),
-    "usps": _torchvision("USPS", "9,298 digits from envelopes, 16 x 16", ("usps.bz2", "usps.t.bz2")),
-    "folder": Dataset(_read_folder, "your images: one sub-folder for each class, any size", takes_path=True),
-    "npz": Dataset(_read_npz, "your arrays: images (N, H, W) or (N, C, H, W), labels (N,)", takes_path=True),
+    "digits": Dataset(_read_digits),  # 1,797 handwritten digits, 8 x 8, shipped with scikit-learn
+    "mnist": _torchvision("MNIST", tuple(f"MNIST/raw/{file}" for file in _IDX)),  # 70,000 digits, 28 x 28
+    "fashion_mnist": _torchvision("FashionMNIST", tuple(f"FashionMNIST/raw/{file}" for file in _IDX)),  # clothing
+    "kmnist": _torchvision("KMNIST", tuple(f"KMNIST/raw/{file}" for file in _IDX)),  # cursive Japanese characters
+    "emnist": _torchvision("EMNIST", _EMNIST, split="balanced"),  # 131,600 letters and digits in 47 classes, 28 x 28
+    "usps": _torchvision("USPS", ("usps.bz2", "usps.t.bz2")),  # 9,298 digits from envelopes, 16 x 16
+    "folder": Dataset(_read_folder, takes_path=True),  # one sub-folder of images for each class
+    "npz": Dataset(_read_npz, takes_path=True),  # images (N, H, W) or (N, C, H, W), labels (N,)
 }

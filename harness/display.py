@@ -20,8 +20,8 @@ from harness.config import TrialRecord
 class Display(Protocol):
     """Shows how a sweep goes on; all of it on stderr."""
 
-    def start(self, title: str, units: float, done: float, total: int, ended: int) -> None:
-        """Begins: ``units`` of work in all, of which ``done``; ``total`` trials, of which ``ended``."""
+    def start(self, title: str, units: float, done: float, total: int, ended: Sequence[TrialRecord]) -> None:
+        """Begins: ``units`` of work in all, of which ``done``; ``total`` trials, of which some had ``ended`` before."""
 
     def advance(self, units: float) -> None:
         """Some work is done."""
@@ -45,11 +45,11 @@ class PlainDisplay:
         self._units = self._done = self._already = 0.0
         self._total = self._ended = self._failed = 0
 
-    def start(self, title: str, units: float, done: float, total: int, ended: int) -> None:
+    def start(self, title: str, units: float, done: float, total: int, ended: Sequence[TrialRecord]) -> None:
         """Begins."""
         self._started, self._units, self._done, self._already = time.monotonic(), units, done, done
-        self._total, self._ended = total, ended
-        self.note(f"{title}: {total} trials" + (f", {ended} done before" if ended else ""))
+        self._total, self._ended, self._failed = total, len(ended), _failed(ended)
+        self.note(f"{title}: {total} trials" + (f", {len(ended)} done before" if ended else ""))
 
     def advance(self, units: float) -> None:
         """Some work is done."""
@@ -78,8 +78,8 @@ class PlainDisplay:
 class LiveDisplay:
     """A bar with the trials done and failed and the time left, and the best so far in a line below it."""
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -90,14 +90,14 @@ class LiveDisplay:
             TimeRemainingColumn(),
             expand=True,
         )
-        self._best = Text("  best so far: none yet", style="dim")
+        self._best = Text("  best so far: of this run none yet", style="dim")
         self._live = Live(Group(self._progress, self._best), console=self._console)
         self._task = TaskID(0)
         self._total = self._ended = self._failed = 0
 
-    def start(self, title: str, units: float, done: float, total: int, ended: int) -> None:
+    def start(self, title: str, units: float, done: float, total: int, ended: Sequence[TrialRecord]) -> None:
         """Shows the bar."""
-        self._total, self._ended = total, ended
+        self._total, self._ended, self._failed = total, len(ended), _failed(ended)
         self._task = self._progress.add_task(title, total=units, completed=int(done), trials=self._trials())
         self._live.start()
 
@@ -148,6 +148,10 @@ def print_lines(lines: Sequence[str], to_stderr: bool = False) -> None:
     console = Console(stderr=to_stderr, highlight=False, markup=False, soft_wrap=True)
     for line in lines:
         console.print(line)
+
+
+def _failed(records: Sequence[TrialRecord]) -> int:
+    return sum(record.status == "failed" for record in records)
 
 
 def _outcome(record: TrialRecord) -> str:

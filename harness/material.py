@@ -12,6 +12,7 @@ from harness.config import Placement, TrialConfig
 from harness.floors import LinearFloors
 from harness.interpolation import DISTANCE_PAIRS
 from harness.models import Shape
+from harness.rules import UserError
 from harness.splits import Splits, interpolation_pairs, label_draws, make_splits, shown_indices
 from harness.transfer import LabelledInputs, TransferOutcome, classify_features
 
@@ -101,4 +102,6 @@ def gather(config: TrialConfig, placement: Placement) -> Material:
 @lru_cache(maxsize=2)
 def _gather(dataset: str, image_size: int | None, split_seed: int, train_size: int | None, placement: Placement) -> Material:
     data = datasets.load(dataset, placement.data_root, image_size)
+    if placement.data_fingerprint not in ("", data.fingerprint):
+        raise UserError(f"dataset {dataset!r} has changed since the sweep was planned: run the command again for a new sweep")
     return Material(data, split_seed, train_size, placement.device)

@@ -143,8 +143,8 @@ PER_PIXEL = "squared error per pixel"
 
 METRICS: dict[str, Metric] = {
     "reconstruction_loss": Metric("down", PER_PIXEL, lambda e: e.reconstruction_mse),
-    "max_latent_correlation": Metric("down", "abs(r)", lambda e: latents.max_abs_correlation(e.codes)),
-    "transfer_accuracy": Metric("up", "share", lambda e: e.transfers["frozen"].accuracy),
+    "max_latent_correlation": Metric("down", "largest abs(r)", lambda e: latents.max_abs_correlation(e.codes)),
+    "transfer_accuracy": Metric("up", "share of test images", lambda e: e.transfers["frozen"].accuracy),
     "train/mse": Metric("down", PER_PIXEL, lambda e: e.state.logs[-1].train_mse),
     "val/mse": Metric("down", PER_PIXEL, lambda e: e.state.logs[-1].val_mse),
     "test/psnr_db": Metric("up", "dB", lambda e: _psnr_db(e.reconstruction_mse)),

@@ -184,12 +184,10 @@ class Architecture:
     Attributes:
         build: (shape of an image, configuration) -> the module.
         defaults: Its own values for the fields that a configuration leaves to it; it has no others.
-        about: One line for people.
     """
 
     build: Callable[[Shape, TrialConfig], Autoencoder]
     defaults: dict[str, Any]
-    about: str
 
 
 def resolve(config: TrialConfig) -> TrialConfig:
@@ -232,10 +230,10 @@ _CONVOLUTIONAL = {
 ARCHITECTURE_FIELDS = tuple(_CONVOLUTIONAL)
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "base": Architecture(build_convolutional, _CONVOLUTIONAL, "3 convolutions and 2 fully connected layers"),
-    "deep": Architecture(build_convolutional, _CONVOLUTIONAL | {"depth": 4}, "4 convolutions"),
-    "heavy": Architecture(build_convolutional, _CONVOLUTIONAL | {"width": 32}, "twice as wide"),
-    "residual": Architecture(build_residual, _CONVOLUTIONAL, "blocks x + g(x + h(x))"),
-    "dense": Architecture(build_dense, _CONVOLUTIONAL, "concatenating skips"),
-    "linear": Architecture(build_linear, {"output_activation": "identity"}, "fully connected, no nonlinearity: PCA"),
+    "base": Architecture(build_convolutional, _CONVOLUTIONAL),
+    "deep": Architecture(build_convolutional, _CONVOLUTIONAL | {"depth": 4}),
+    "heavy": Architecture(build_convolutional, _CONVOLUTIONAL | {"width": 32}),
+    "residual": Architecture(build_residual, _CONVOLUTIONAL),
+    "dense": Architecture(build_dense, _CONVOLUTIONAL),
+    "linear": Architecture(build_linear, {"output_activation": "identity"}),
 }

@@ -40,6 +40,7 @@ class Request:
         executor: Name of an executor.
         tracking_uri: Of MLflow, where given.
         fresh: Start another sweep even where there is one to resume.
+        retry_failed: Run failed trials again.
         dry_run: Only show the trials.
         json: Print the summary as JSON.
         list_studies: Only list the studies.
@@ -56,6 +57,7 @@ class Request:
     executor: str = "processes"
     tracking_uri: str | None = None
     fresh: bool = False
+    retry_failed: bool = False
     dry_run: bool = False
     json: bool = False
     list_studies: bool = False
@@ -87,6 +89,7 @@ def parse(words: Sequence[str]) -> Request:
         executor=options.executor,
         tracking_uri=options.tracking_uri,
         fresh=options.fresh,
+        retry_failed=options.retry_failed,
         dry_run=options.dry_run,
         json=options.json,
         list_studies=options.list,
@@ -145,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--epochs", action="append", metavar="N", help="the same as --set epochs=N")
     what.add_argument("--batch-size", action="append", metavar="N", help="the same as --set batch_size=N")
     what.add_argument("--fresh", action="store_true", help="start a new sweep even where there is one to resume")
+    what.add_argument("--retry-failed", action="store_true", help="run the failed trials of a sweep again")
     data = parser.add_argument_group("images")
     data.add_argument(
         "--dataset",

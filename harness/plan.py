@@ -33,7 +33,6 @@ class SweepPlan:
         source: Text of the study file.
         trials: The grid's trials; empty where a sampler proposes them.
         placement: Where workers find the images and compute.
-        data_fingerprint: SHA-256 of the dataset.
         identity: Names the sweep: equal for two sweeps exactly where their trials would give the same numbers.
     """
 
@@ -43,7 +42,6 @@ class SweepPlan:
     source: str
     trials: tuple[Trial, ...]
     placement: Placement
-    data_fingerprint: str
     identity: str
 
     @property
@@ -87,9 +85,10 @@ def make_plan(file: StudyFile, request: Request) -> SweepPlan:
     study = check(file, request)
     trials = grid_trials(study)
     first_round(study, file.search_space, request)
-    placement = Placement(request.data_root or datasets.default_data_root(), choose_device(request.device))
+    placement = Placement(datasets.data_root(request.data_root), choose_device(request.device))
     datasets.prepare(study.base.dataset, placement.data_root)
     data = datasets.load(study.base.dataset, placement.data_root, study.base.image_size)
+    placement = replace(placement, data_fingerprint=data.fingerprint)
     plan = SweepPlan(
         study=study,
         search_space=file.search_space,
@@ -97,7 +96,6 @@ def make_plan(file: StudyFile, request: Request) -> SweepPlan:
         source=_read_source(file.path),
         trials=trials,
         placement=placement,
-        data_fingerprint=data.fingerprint,
         identity="",
     )
     return replace(plan, identity=fingerprint(_what_changes_results(plan)))
@@ -160,7 +158,7 @@ def _what_changes_results(plan: SweepPlan) -> dict[str, Any]:
     shared: dict[str, Any] = {
         "version": RESULTS_VERSION,
         "study": study.name,
-        "data": plan.data_fingerprint,
+        "data": plan.placement.data_fingerprint,
         "device": plan.placement.device.partition(":")[0],
         "sampler": study.sampler,
     }

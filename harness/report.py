@@ -14,9 +14,9 @@ import pandas as pd
 
 from harness import figures
 from harness.artifacts import STRIPS_FILE
-from harness.config import TrialConfig, TrialRecord
+from harness.config import Trial, TrialConfig, TrialRecord
 from harness.figures import LineFigure, Series
-from harness.measures import HEADLINES, METRICS, PER_PIXEL, TRANSFER_MODES
+from harness.measures import HEADLINES, METRICS, TRANSFER_MODES
 from harness.statistics import Interval, mean_interval
 
 ReadFile = Callable[[str, str], bytes]
@@ -26,7 +26,7 @@ FLOORS = {"floor/pca_mse": "PCA", "floor/random_projection_mse": "random project
 LABEL_FLOORS = {"transfer/raw_pixels_accuracy": "raw pixels", "transfer/pca_accuracy": "PCA scores"}
 MOST_SERIES = 7
 COMPARED_SIZES = (10, 20)
-CURVE_SIZES = 3
+X_LABEL = "latent size d"
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,23 @@ def table_axes(varied: Sequence[str], records: Sequence[TrialRecord]) -> tuple[s
     return tuple(name for name in dict.fromkeys(["architecture", "latent_size", *rest]) if name != "seed")
 
 
-def trial_name(config: TrialConfig, axes: Sequence[str]) -> str:
-    """What tells a trial from the others of its sweep, for people."""
-    more = [f"{name}={getattr(config, name)}" for name in axes if name not in ("architecture", "latent_size", "seed")]
+def trial_name(trial: Trial, axes: Sequence[str]) -> str:
+    """What tells a trial from the others of its sweep, for people.
+
+    Args:
+        trial: Of a grid, or with the proposal of a sampler.
+        axes: The grid's.
+    """
+    config = trial.config
+    varied: dict[str, Any] = {name: getattr(config, name) for name in axes}
+    if trial.proposal:
+        varied |= json.loads(trial.proposal)["params"]
+    more = [f"{name}={_short(value)}" for name, value in varied.items() if name not in ("architecture", "latent_size", "seed")]
     return " ".join([config.architecture, f"d={config.latent_size}", *more, f"seed={config.seed}"])
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
@@ -129,18 +142,17 @@ def as_json(summary: Summary) -> dict[str, Any]:
 def trials_frame(records: Iterable[TrialRecord]) -> pd.DataFrame:
     """All ended trials as a table: number, run, status, the configuration and every metric."""
     ordered = sorted(records, key=lambda record: record.trial.number)
-    return pd.DataFrame(
-        [
-            {
-                "trial": each.trial.number,
-                "run_id": each.run_id,
-                "status": each.status,
-                **asdict(each.trial.config),
-                **each.metrics,
-            }
-            for each in ordered
-        ]
-    )
+    return pd.DataFrame([_frame_row(record) for record in ordered])
+
+
+def _frame_row(record: TrialRecord) -> dict[str, Any]:
+    return {
+        "trial": record.trial.number,
+        "run_id": record.run_id,
+        "status": record.status,
+        **asdict(record.trial.config),
+        **{name: record.metrics.get(name) for name in METRICS},
+    }
 
 
 def sweep_files(summary: Summary, records: Sequence[TrialRecord], read_file: ReadFile) -> dict[str, bytes]:
@@ -170,18 +182,16 @@ def sweep_files(summary: Summary, records: Sequence[TrialRecord], read_file: Rea
 def loss_figure(summary: Summary) -> LineFigure:
     """Reconstruction loss against latent size for each architecture, with the floors."""
     title = _title("How many latent dimensions are needed?", summary)
-    label = f"reconstruction loss ({PER_PIXEL}, test)"
-    return LineFigure(
-        title, "latent size d", label, _lines(summary, "reconstruction_loss"), _floor_lines(summary.rows, FLOORS), log_y=True
-    )
+    lines = _lines(summary, "reconstruction_loss")
+    return LineFigure(title, X_LABEL, _label("reconstruction_loss"), lines, _floor_lines(summary.rows, FLOORS), log_y=True)
 
 
 def correlation_figure(summary: Summary) -> LineFigure:
     """Largest latent correlation against latent size for each architecture, with its chance level."""
     chance = _floor_lines(summary.rows, {"latent/max_abs_corr_null95": "chance (95 %)"})
-    label = "largest abs(r) between two latent units"
     title = _title("Are the latents redundant?", summary)
-    return LineFigure(title, "latent size d", label, _lines(summary, "max_latent_correlation"), chance, y_range=(0, 1))
+    lines = _lines(summary, "max_latent_correlation")
+    return LineFigure(title, X_LABEL, _label("max_latent_correlation"), lines, chance, y_range=(0, 1))
 
 
 def accuracy_panels(summary: Summary) -> list[LineFigure]:
@@ -189,8 +199,8 @@ def accuracy_panels(summary: Summary) -> list[LineFigure]:
     return [
         LineFigure(
             name,
-            "latent size d",
-            "test accuracy (share)",
+            X_LABEL,
+            _label("transfer_accuracy"),
             [_line(mode, rows, f"transfer/{mode}_accuracy") for mode in TRANSFER_MODES],
             _floor_lines(rows, LABEL_FLOORS),
             y_range=(0, 1),
@@ -201,10 +211,9 @@ def accuracy_panels(summary: Summary) -> list[LineFigure]:
 
 def transfer_curve_panels(summary: Summary, read_file: ReadFile) -> list[LineFigure]:
     """Train and test loss by epoch, a panel a mode, for a small, a middle and a large latent size of one architecture."""
-    rows = [row for row in summary.rows if row.trials[0].trial.config.architecture == _curve_architecture(summary)]
-    by_size = {_size(row): row for row in rows}
+    by_size = _best_by_size(_shown_rows(summary))
     sizes = sorted(by_size)
-    chosen = sorted({sizes[0], sizes[-1], min(sizes, key=lambda size: abs(size - COMPARED_SIZES[0]))})[:CURVE_SIZES]
+    chosen = sorted({sizes[0], sizes[-1], min(sizes, key=lambda size: abs(size - COMPARED_SIZES[0]))})
     frames = {size: [_read_curves(record, read_file) for record in by_size[size].trials] for size in chosen}
     return [
         LineFigure(
@@ -228,12 +237,11 @@ def transfer_curve_panels(summary: Summary, read_file: ReadFile) -> list[LineFig
 
 def interpolation_picture(summary: Summary, read_file: ReadFile) -> bytes:
     """The same pairs decoded at a small and at a large latent size, one below the other."""
-    architecture = _curve_architecture(summary)
-    rows = [row for row in summary.rows if row.trials[0].trial.config.architecture == architecture]
-    sizes = sorted({_size(row) for row in rows})
+    by_size = _best_by_size(_shown_rows(summary))
+    sizes = sorted(by_size)
     small, large = (min(sizes, key=lambda size: abs(size - wanted)) for wanted in COMPARED_SIZES)
     compared = [small, large] if small != large else [sizes[0], sizes[-1]]
-    strips = {size: _read_strips(next(row for row in rows if _size(row) == size).trials[0], read_file) for size in compared}
+    strips = {size: _read_strips(by_size[size].trials[0], read_file) for size in compared}
     pairs = strips[compared[0]][1]
     lines = [
         (f"{first} to {second}, d = {size}", strips[size][0][index] / 255)
@@ -242,8 +250,13 @@ def interpolation_picture(summary: Summary, read_file: ReadFile) -> bytes:
     ]
     steps = len(lines[0][1])
     heading = [f"{1 - step / (steps - 1):.3g}" for step in range(steps)]
-    dataset = rows[0].trials[0].trial.config.dataset
-    return figures.image_rows(lines, heading, f"{dataset}, {architecture}: decoded a E(x1) + (1 - a) E(x2), columns by a")
+    config = by_size[small].trials[0].trial.config
+    note = f"{config.dataset}, {config.architecture}, seed {config.seed}: decoded a E(x1) + (1 - a) E(x2), columns by a"
+    return figures.image_rows(lines, heading, note)
+
+
+def _label(metric: str) -> str:
+    return f"{metric} ({METRICS[metric].unit})"
 
 
 def _title(question: str, summary: Summary, bands: bool = True) -> str:
@@ -267,7 +280,10 @@ def _size(row: Row) -> int:
 
 
 def _series(summary: Summary) -> dict[str, list[Row]]:
-    """Rows that make one line: those that differ in latent size only, if that does not make too many lines."""
+    """Rows that make one line: those that differ in latent size only.
+
+    Where that makes too many lines there is one an architecture, of the rows that are best on the validation split.
+    """
     full: dict[str, list[Row]] = {}
     short: dict[str, list[Row]] = {}
     for row in sorted(summary.rows, key=_size):
@@ -275,7 +291,22 @@ def _series(summary: Summary) -> dict[str, list[Row]]:
         more = [f"{name}={row.point[name]}" for name in summary.axes if name not in ("architecture", "latent_size")]
         full.setdefault(", ".join([config.architecture, *more]), []).append(row)
         short.setdefault(config.architecture, []).append(row)
-    return full if len(full) <= MOST_SERIES else short
+    if len(full) <= MOST_SERIES:
+        return full
+    return {f"{name}, best of each d": list(_best_by_size(rows).values()) for name, rows in short.items()}
+
+
+def _best_by_size(rows: Sequence[Row]) -> dict[int, Row]:
+    """For each latent size the row that is best on the validation split."""
+    by_size: dict[int, Row] = {}
+    for row in sorted(rows, key=lambda row: (_size(row), row.metrics["val/mse"].mean)):
+        by_size.setdefault(_size(row), row)
+    return by_size
+
+
+def _shown_rows(summary: Summary) -> list[Row]:
+    """The rows of the architecture whose curves and strips are shown: the first of the study."""
+    return [row for row in summary.rows if row.trials[0].trial.config.architecture == _curve_architecture(summary)]
 
 
 def _lines(summary: Summary, metric: str) -> list[Series]:
@@ -291,15 +322,12 @@ def _line(label: str, rows: Sequence[Row], metric: str) -> Series:
 
 
 def _floor_lines(rows: Sequence[Row], names: Mapping[str, str]) -> list[Series]:
-    """Floors do not depend on the architecture: one line each, the mean where several rows share a latent size."""
+    """One line a floor, from the best row of each latent size: floors do not depend on the architecture."""
+    best = _best_by_size(rows)
     lines = []
     for metric, label in names.items():
-        by_size: dict[int, list[float]] = {}
-        for row in rows:
-            if metric in row.metrics:
-                by_size.setdefault(_size(row), []).append(row.metrics[metric].mean)
-        sizes = sorted(by_size)
-        lines.append(Series(label, sizes, [sum(by_size[size]) / len(by_size[size]) for size in sizes]))
+        sizes = [size for size, row in best.items() if metric in row.metrics]
+        lines.append(Series(label, sizes, [best[size].metrics[metric].mean for size in sizes]))
     return lines
 
 

@@ -12,7 +12,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json, json_to_distribution
 from optuna.trial import TrialState
 
-from harness.config import StudyConfig, Trial, TrialConfig, TrialRecord, fingerprint
+from harness.config import DATASET_FIELDS, StudyConfig, Trial, TrialConfig, TrialRecord, fingerprint
 from harness.library import SearchSpace
 from harness.rules import UserError, unknown
 
@@ -20,8 +20,6 @@ Resolve = Callable[[TrialConfig], TrialConfig]
 """Fills in the fields that a configuration leaves to its architecture."""
 
 DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {"down": "minimize", "up": "maximize"}
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class GridSearch:
@@ -32,11 +30,10 @@ class GridSearch:
     ) -> None:
         self._objectives, self._trials, self._ended = study.objectives, trials, ended
         self._axes: dict[str, BaseDistribution] = {
-            name: CategoricalDistribution(list(values)) for name, values in study.grid.items()
+            name: CategoricalDistribution(list(dict.fromkeys(getattr(trial.config, name) for trial in trials)))
+            for name in [*study.grid, "seed"]
         }
-        seeds = sorted({trial.config.seed for trial in trials})
-        self._axes["seed"] = CategoricalDistribution(seeds)
-        self.study = optuna.create_study(directions=[DIRECTIONS[way] for way in directions])
+        self.study = _new_study(directions)
         self._is_open = True
 
     def next_round(self) -> list[Trial]:
@@ -87,7 +84,7 @@ class SamplerSearch:
         self._sampler = SAMPLERS[study.sampler]
         self._results = dict(ended)
         self._round: dict[int, optuna.Trial] = {}
-        self.study = optuna.create_study(directions=[DIRECTIONS[way] for way in directions], sampler=self._new_sampler(0))
+        self.study = _new_study(directions, self._new_sampler(0))
 
     def next_round(self) -> list[Trial]:
         """All trials of the next round in which some have not ended; nothing when all rounds are over."""
@@ -118,7 +115,8 @@ class SamplerSearch:
 
     def _propose(self, number: int) -> Trial:
         asked = self.study.ask()
-        config = self._resolve(replace(self._ask_space(asked), **self._overrides))
+        shared = {name: getattr(self._config.base, name) for name in DATASET_FIELDS}  # a sweep has one dataset
+        config = self._resolve(replace(self._ask_space(asked), **(self._overrides | shared)))
         self._round[number] = asked
         if number in self._results:
             _check_same(self._results[number], config)
@@ -152,6 +150,11 @@ class SamplerSearch:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return optuna.samplers.PartialFixedSampler(fixed, sampler) if fixed else sampler
+
+
+def _new_study(directions: Sequence[str], sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(directions=[DIRECTIONS[way] for way in directions], sampler=sampler)
 
 
 def objective_values(record: TrialRecord, objectives: Sequence[str]) -> list[float] | None:

@@ -7,7 +7,9 @@ import re
 import sqlite3
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
 from http.client import HTTPException
 from pathlib import Path
 from typing import TypeVar
@@ -118,6 +120,34 @@ def _what_is_wrong_with(database: Path) -> str:
     return ""
 
 
+def is_missing(location: str) -> bool:
+    """Whether a file address leads nowhere; other addresses are not looked at."""
+    return location.startswith("file:") and not Path(urllib.request.url2pathname(location.removeprefix("file://"))).is_dir()
+
+
+@contextmanager
+def claim_sweep(uri: str, identity: str) -> Iterator[None]:
+    """Keeps other commands of this machine off a sweep, until it is over or this process is gone.
+
+    Raises:
+        UserError: if another command has it.
+    """
+    import platformdirs
+    from filelock import FileLock, Timeout
+
+    database = database_path(uri)
+    folder = database.parent if database else Path(platformdirs.user_cache_dir("harness"))
+    folder.mkdir(parents=True, exist_ok=True)
+    store = database.name if database else sha256(uri.encode()).hexdigest()[:16]
+    try:
+        with FileLock(folder / f".{store}.{identity}.lock", timeout=0):
+            yield
+    except Timeout:
+        raise UserError(
+            f"the sweep {identity} is being run by another command: wait for it, or change something for another sweep"
+        ) from None
+
+
 def initialise(uri: str, connect: Callable[[str], Client]) -> Client:
     """Connects to a store; makes a SQLite store first where there is none.
 
@@ -152,8 +182,8 @@ def initialise(uri: str, connect: Callable[[str], Client]) -> Client:
 
 
 def _create(database: Path, connect: Callable[[str], object]) -> None:
-    draft, copy = (database.with_name(f".{database.name}.{word}") for word in ("draft", "copy"))
-    for left_over in database.parent.glob(f".{database.name}.[dc]*"):
+    draft, copy = (database.with_name(f".{database.name}-{word}") for word in ("draft", "copy"))
+    for left_over in database.parent.glob(f".{database.name}-[dc]*"):
         left_over.unlink()
     connect(f"{SQLITE}{draft}")
     source, target = sqlite3.connect(draft), sqlite3.connect(copy)

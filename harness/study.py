@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FINISHED, SOME_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 LONGEST_TABLE = 40
+MOST_FAILURES = 10
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -78,7 +79,7 @@ def _dry_run(file: StudyFile, request: Request) -> int:
     if request.json:
         print(json.dumps([{"trial": trial.number, **trial.config.to_params()} for trial in trials], indent=2))
         return FINISHED
-    rows = [[str(trial.number), report.trial_name(trial.config, tuple(study.grid)), str(trial.config.epochs)] for trial in trials]
+    rows = [[str(trial.number), report.trial_name(trial, tuple(study.grid)), str(trial.config.epochs)] for trial in trials]
     display.print_table(
         f"{study.name} on {study.base.dataset}: {len(trials)} trials, none run{more}",
         ["trial", "configuration", "epochs"],
@@ -91,12 +92,14 @@ def _dry_run(file: StudyFile, request: Request) -> int:
 def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
     from harness import display
     from harness.plan import make_plan
+    from harness.store import check_store, default_uri
     from harness.sweep import Means, WorkerLostError, run_sweep
     from harness.track import MlflowTracker
 
+    check_store(request.tracking_uri or default_uri())  # before images are downloaded
     plan = make_plan(file, request)
     tracker = MlflowTracker(request.tracking_uri)
-    means = Means(request.executor, request.workers, request.group_size, request.fresh)
+    means = Means(request.executor, request.workers, request.group_size, request.fresh, request.retry_failed)
     try:
         outcome = run_sweep(plan, means, tracker, display.open_display())
     except WorkerLostError as error:
@@ -162,7 +165,9 @@ def _closing_lines(plan: SweepPlan, tracker: Tracker, outcome: SweepOutcome, wor
     kept = f", {outcome.kept} of them kept from before" if outcome.kept and not outcome.was_finished else ""
     failed = f", {len(summary.failed)} failed" if summary.failed else ""
     lines = [f"The sweep {plan.identity} {state}: {summary.finished} of {summary.total} trials have results{failed}{kept}."]
-    lines += [f"  failed: trial {record.trial.number}: {record.reason}" for record in summary.failed[:10]]
+    lines += [f"  failed: trial {record.trial.number}: {record.reason}" for record in summary.failed[:MOST_FAILURES]]
+    if summary.failed:
+        lines += ["  --retry-failed, added to the command, runs the failed trials again"]
     uri = without_password(tracker.uri)
     address = f"/#/experiments/{outcome.sweep.experiment_id}/runs/{outcome.sweep.run_id}?workflowType=machine_learning"
     if uri.startswith(("http://", "https://")):

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from harness.display import Display
 from harness.executors import EXECUTORS, Executor
 from harness.measures import METRICS
 from harness.plan import SweepPlan
+from harness.rules import UserError
 from harness.search import GridSearch, SamplerSearch
 from harness.tracker import OpenSweep, Status, SweepInfo, Tracker
 from harness.train import TrainState
@@ -34,15 +36,17 @@ class Means:
 
     Attributes:
         executor: Name of the executor.
-        workers: 0 for one a core, or one a GPU.
+        workers: 0 for one a core, or one for a GPU.
         group_size: Trials that train together; 0 for as many as pays.
         fresh: Start a new sweep even where there is one to resume.
+        retry_failed: Run failed trials again.
     """
 
     executor: str = "processes"
     workers: int = 0
     group_size: int = 0
     fresh: bool = False
+    retry_failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,11 +85,13 @@ class Group:
     """Trials under way together.
 
     Attributes:
-        trials: The members.
+        name: First and last number of the whole group.
+        trials: The members that have not ended before.
         run_ids: Their runs.
         states: After the last segment; ``None`` before the first.
     """
 
+    name: str
     trials: list[Trial]
     run_ids: list[str] = field(default_factory=list)
     states: list[TrainState] | None = None
@@ -106,24 +112,23 @@ def run_sweep(plan: SweepPlan, means: Means, tracker: Tracker, display: Display)
     """Runs a sweep to its end, or goes on with it.
 
     Raises:
-        UserError: if the tracking store or a search space cannot be used.
+        UserError: if another command runs it, or the tracking store or a search space cannot be used.
         WorkerLostError: if a worker process died.
         KeyboardInterrupt: on Ctrl-C, after the runs under way were ended as interrupted.
     """
-    sweep = tracker.open_sweep(_info(plan), means.fresh)
-    for note in sweep.notes:
-        display.note(f"note: {note}")
-    records = {number: record for number, record in sweep.records.items() if number < plan.total}
-    kept, search = len(records), open_search(plan, records)
-    trials = search.next_round()
-    if trials or not sweep.was_finished:
-        tracker.resume_sweep(sweep)
-        _run_rounds(_Run(plan, means, tracker, display, sweep), search, trials, records)
-    ordered = [records[number] for number in sorted(records)]
-    summary = report.summarize(ordered, report.table_axes(tuple(plan.study.grid), ordered), plan.total)
-    if trials or not sweep.was_finished:
-        _finish(plan, tracker, sweep, summary, ordered)
-    return SweepOutcome(sweep, summary, was_finished=not trials, kept=kept)
+    with tracker.claim(plan.identity):
+        sweep = tracker.open_sweep(_info(plan), means.fresh, means.retry_failed)
+        for note in sweep.notes:
+            display.note(f"note: {note}")
+        records = {number: record for number, record in sweep.records.items() if number < plan.total}
+        kept, search = len(records), open_search(plan, records)
+        trials = search.next_round()
+        if trials or not sweep.was_finished:
+            tracker.resume_sweep(sweep)
+            with _left_in_order(run := _Run(plan, means, tracker, display, sweep)):
+                _run_rounds(run, search, trials, records)
+                _finish(run, records)
+        return SweepOutcome(sweep, _summarize(plan, records), was_finished=not trials, kept=kept)
 
 
 def open_search(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> Search:
@@ -137,8 +142,9 @@ def open_search(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> Search:
 def partition(trials: Sequence[Trial], group_size: int) -> list[list[Trial]]:
     """Divides trials into groups that can train as one model.
 
-    A function of the trials alone, not of the workers or of what has ended, so that neither can change a result.
-    Members differ in seed, latent size and learning rate at most.
+    A function of the trials alone, not of the workers or of what has ended, so that neither can change a result: of a
+    group that has ended in part the rest is trained, as members of that group. Members differ in seed, latent size and
+    learning rate at most.
     """
     alike: dict[TrialConfig, list[Trial]] = {}
     for trial in trials:
@@ -148,13 +154,11 @@ def partition(trials: Sequence[Trial], group_size: int) -> list[list[Trial]]:
 
 
 def choose_workers(wanted: int, device: str) -> int:
-    """As many as asked for; else one for each core that this process may use, or one for each GPU."""
+    """As many as asked for; else one for each core that this process may use, or one for a GPU."""
     if wanted:
         return wanted
     if device != "cpu":
-        import torch
-
-        return max(1, torch.cuda.device_count())
+        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -165,32 +169,24 @@ def choose_group_size(wanted: int) -> int:
 
 @dataclass(frozen=True)
 class _Run:
-    """What stays the same while a sweep runs."""
+    """What stays the same while a sweep runs, and the runs under way with the work that was shown of each."""
 
     plan: SweepPlan
     means: Means
     tracker: Tracker
     display: Display
     sweep: OpenSweep
-    under_way: dict[str, str] = field(default_factory=dict)
+    under_way: dict[str, float] = field(default_factory=dict)
 
 
-def _run_rounds(run: _Run, search: Search, trials: list[Trial], records: dict[int, TrialRecord]) -> None:
-    """Runs round after round; whatever ends it early, no run is left behind as running."""
-    units = run.plan.total * (1 + EVALUATION_SHARE)
-    run.display.start(run.plan.title, units, len(records) * (1 + EVALUATION_SHARE), run.plan.total, len(records))
-    workers = choose_workers(run.means.workers, run.plan.placement.device)
+@contextmanager
+def _left_in_order(run: _Run) -> Iterator[None]:
+    """Whatever ends a sweep early, no run is left behind as running."""
     try:
-        with EXECUTORS[run.means.executor](workers) as executor:
-            while trials:
-                for record in _run_round(run, executor, trials, records):
-                    records[record.trial.number] = record
-                    search.tell(record)
-                    is_best = report.best_trial(records.values(), "val/mse") is record
-                    run.display.trial_ended(_name(run.plan, record.trial.config), record, is_best)
-                trials = search.next_round()
+        yield
     except BaseException as error:
-        run.tracker.stop_trials([*run.under_way, run.sweep.run_id], "interrupted")
+        with suppress(UserError):  # a store that is gone: what ended the sweep is said, and a resumed one clears up
+            run.tracker.stop_trials([*run.under_way, run.sweep.run_id], "interrupted")
         if isinstance(error, BrokenProcessPool):
             raise WorkerLostError("a worker process died (killed, or out of memory)") from error
         raise
@@ -198,10 +194,28 @@ def _run_rounds(run: _Run, search: Search, trials: list[Trial], records: dict[in
         run.display.stop()
 
 
+def _run_rounds(run: _Run, search: Search, trials: list[Trial], records: dict[int, TrialRecord]) -> None:
+    """Runs round after round, until there is nothing more to train."""
+    units = run.plan.total * (1 + EVALUATION_SHARE)
+    run.display.start(run.plan.title, units, len(records) * (1 + EVALUATION_SHARE), run.plan.total, list(records.values()))
+    workers = choose_workers(run.means.workers, run.plan.placement.device)
+    with EXECUTORS[run.means.executor](workers) as executor:
+        while trials:
+            for record in _run_round(run, executor, trials, records):
+                records[record.trial.number] = record
+                search.tell(record)
+                is_best = report.best_trial(records.values(), run.plan.study.objectives[0]) is record
+                run.display.trial_ended(_name(run.plan, record.trial), record, is_best)
+            trials = search.next_round()
+
+
 def _run_round(run: _Run, executor: Executor, trials: list[Trial], records: Mapping[int, TrialRecord]) -> Iterator[TrialRecord]:
     """Keeps as many groups under way as the executor has slots for, and gives each trial's record as it ends."""
     groups = partition(trials, choose_group_size(run.means.group_size))
-    waiting = deque(Group([trial for trial in members if trial.number not in records]) for members in groups)
+    waiting = deque(
+        Group(f"{members[0].number}-{members[-1].number}", [trial for trial in members if trial.number not in records])
+        for members in groups
+    )
     active: dict[Future[Any], Group] = {}
     while waiting or active:
         while waiting and len(active) < executor.slots:
@@ -219,12 +233,11 @@ def _run_round(run: _Run, executor: Executor, trials: list[Trial], records: Mapp
 
 
 def _begin(run: _Run, group: Group) -> Group:
-    group_name = "-".join(str(trial.number) for trial in (group.trials[0], group.trials[-1]))
-    tags = {"harness.group": group_name, "harness.executor": run.means.executor}
+    tags = {"harness.group": group.name, "harness.executor": run.means.executor}
     for trial in group.trials:
-        run_id = run.tracker.start_trial(run.sweep, trial, _name(run.plan, trial.config), tags)
+        run_id = run.tracker.start_trial(run.sweep, trial, _name(run.plan, trial), tags)
         group.run_ids.append(run_id)
-        run.under_way[run_id] = ""
+        run.under_way[run_id] = 0.0
     return group
 
 
@@ -239,28 +252,34 @@ def _take_segment(run: _Run, group: Group, segment: Segment) -> None:
     group.states = segment.states
     for trial, run_id, logs in zip(group.trials, group.run_ids, segment.logs, strict=True):
         run.tracker.log_epochs(run_id, logs)
+        run.under_way[run_id] += len(logs) / trial.config.epochs
         run.display.advance(len(logs) / trial.config.epochs)
 
 
 def _take_results(run: _Run, group: Group, results: Sequence[TrialResult]) -> Iterator[TrialRecord]:
     for trial, run_id, result in zip(group.trials, group.run_ids, results, strict=True):
         record = run.tracker.finish_trial(run_id, trial, result)
-        del run.under_way[run_id]
-        run.display.advance(EVALUATION_SHARE)
+        run.display.advance(1 + EVALUATION_SHARE - run.under_way.pop(run_id))  # a failed trial has work left
         yield record
 
 
-def _finish(plan: SweepPlan, tracker: Tracker, sweep: OpenSweep, summary: report.Summary, records: Sequence[TrialRecord]) -> None:
+def _summarize(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> report.Summary:
+    ordered = [records[number] for number in sorted(records)]
+    return report.summarize(ordered, report.table_axes(tuple(plan.study.grid), ordered), plan.total)
+
+
+def _finish(run: _Run, records: Mapping[int, TrialRecord]) -> None:
     """Writes the best values, the counts, the tables and the pictures on the parent run."""
+    plan, summary = run.plan, _summarize(run.plan, records)
     metrics = {name: record.metrics[name] for name, record in summary.best.items()}
     counts = {"trials/total": summary.total, "trials/finished": summary.finished, "trials/failed": len(summary.failed)}
     tags = {f"harness.best.{name}": record.run_id for name, record in summary.best.items()}
     note = (
         f"{plan.study.question}\n\nIts metrics are the best of its trials, each by itself; the tags harness.best.* name the runs."
     )
-    files = report.sweep_files(summary, records, tracker.read_file)
+    files = report.sweep_files(summary, list(records.values()), run.tracker.read_file)
     status: Status = "FINISHED" if summary.finished else "FAILED"
-    tracker.finish_sweep(sweep, status, metrics | counts, tags | {"mlflow.note.content": note}, files)
+    run.tracker.finish_sweep(run.sweep, status, metrics | counts, tags | {"mlflow.note.content": note}, files)
 
 
 def _info(plan: SweepPlan) -> SweepInfo:
@@ -270,11 +289,11 @@ def _info(plan: SweepPlan) -> SweepInfo:
         title=plan.title,
         question=plan.study.question,
         dataset=plan.study.base.dataset,
-        data_fingerprint=plan.data_fingerprint,
+        data_fingerprint=plan.placement.data_fingerprint,
         device=plan.placement.device,
         files={f"study/{plan.study.name}.py": plan.source.encode()},
     )
 
 
-def _name(plan: SweepPlan, config: TrialConfig) -> str:
-    return report.trial_name(config, tuple(plan.study.grid))
+def _name(plan: SweepPlan, trial: Trial) -> str:
+    return report.trial_name(trial, tuple(plan.study.grid))

@@ -12,14 +12,16 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.config import EpochLog, Trial, TrialConfig, TrialRecord, TrialResult
 from harness.provenance import git_state, versions
 from harness.rules import UserError
-from harness.store import artifact_location, check_store, default_uri, initialise, without_password
+from harness.store import artifact_location, check_store, claim_sweep, default_uri, initialise, is_missing, without_password
 from harness.tracker import OpenSweep, Status, SweepInfo
 
 if TYPE_CHECKING:
@@ -37,6 +39,24 @@ EPOCH_METRICS = {
 METRICS_A_BATCH = 1000
 RUNS_A_PAGE = 1000
 LONGEST_TAG = 7000
+
+
+Method = Callable[..., Any]
+
+
+def _explained(method: Method) -> Method:
+    """Turns whatever the store raises into one line that says which store and why."""
+
+    @wraps(method)
+    def call(tracker: MlflowTracker, *arguments: Any, **named: Any) -> Any:
+        try:
+            return method(tracker, *arguments, **named)
+        except UserError:
+            raise
+        except Exception as error:  # SQLAlchemy, requests and MLflow each have errors of their own
+            raise _unusable(tracker.uri, error) from error
+
+    return call
 
 
 class MlflowTracker:
@@ -60,30 +80,34 @@ class MlflowTracker:
         self._context: dict[str, str] = {}
         self._info: SweepInfo | None = None
 
-    def open_sweep(self, info: SweepInfo, fresh: bool) -> OpenSweep:
-        """Opens the newest sweep of this identity, or a new one.
-
-        Runs of trials that were cut off are ended as KILLED and put in MLflow's trash: their trials run again.
+    def claim(self, identity: str) -> AbstractContextManager[object]:
+        """Keeps other commands of this machine off a sweep.
 
         Raises:
-            UserError: if the store cannot be used.
+            UserError: if another command has it.
         """
-        try:
-            experiment_id, notes = self._experiment(info.study)
-            self._context, self._info = _context_tags(), info
-            parent = None if fresh else self._newest_sweep(experiment_id, info.identity)
-            if parent is None:
-                return OpenSweep(self._new_parent(experiment_id, info), experiment_id, notes=notes)
-            return self._reopen(parent, notes)
-        except UserError:
-            raise
-        except Exception as error:
-            raise _unusable(self.uri, error) from None
+        return claim_sweep(self.uri, identity)
 
+    @_explained
+    def open_sweep(self, info: SweepInfo, fresh: bool = False, retry_failed: bool = False) -> OpenSweep:
+        """Opens the newest sweep of this identity, or a new one.
+
+        Runs of trials that were cut off are ended as KILLED and put in MLflow's trash: their trials run again. So are,
+        with ``retry_failed``, those of failed trials.
+        """
+        experiment_id, notes = self._experiment(info.study)
+        self._context, self._info = _context_tags(), info
+        parent = None if fresh else self._newest_sweep(experiment_id, info.identity)
+        if parent is None:
+            return OpenSweep(self._new_parent(experiment_id, info), experiment_id, notes=notes)
+        return self._reopen(parent, notes, retry_failed)
+
+    @_explained
     def resume_sweep(self, sweep: OpenSweep) -> None:
         """Says that the sweep is running again."""
         self._client.update_run(sweep.run_id, status="RUNNING")
 
+    @_explained
     def start_trial(self, sweep: OpenSweep, trial: Trial, name: str, tags: Mapping[str, str]) -> str:
         """Begins a trial's run; gives its id."""
         info = self._swept()
@@ -103,12 +127,14 @@ class MlflowTracker:
         self._client.log_inputs(run_id, datasets=[_dataset_input(info)])
         return run_id
 
+    @_explained
     def log_epochs(self, run_id: str, logs: Sequence[EpochLog]) -> None:
         """Adds the logs of some epochs, in one write."""
         self._log_metrics(
             run_id, [(name, getattr(log, field), log.epoch) for log in logs for name, field in EPOCH_METRICS.items()]
         )
 
+    @_explained
     def finish_trial(self, run_id: str, trial: Trial, result: TrialResult) -> TrialRecord:
         """Writes a trial's numbers and files and ends its run; the end comes last, so that no half is taken for a whole."""
         finals = [(name, value, result.config.epochs) for name, value in result.metrics.items() if name not in EPOCH_METRICS]
@@ -120,12 +146,14 @@ class MlflowTracker:
         self._client.set_terminated(run_id, "FINISHED" if result.status == "finished" else "FAILED")
         return TrialRecord(run_id, trial, result.status, _finite(result.metrics), result.reason)
 
+    @_explained
     def stop_trials(self, run_ids: Iterable[str], reason: str) -> None:
         """Ends runs as KILLED, with the reason as a tag."""
         for run_id in run_ids:
             self._client.set_tag(run_id, "harness.reason", reason)
             self._client.set_terminated(run_id, "KILLED")
 
+    @_explained
     def finish_sweep(
         self, sweep: OpenSweep, status: Status, metrics: Mapping[str, float], tags: Mapping[str, str], files: Mapping[str, bytes]
     ) -> None:
@@ -136,6 +164,7 @@ class MlflowTracker:
         self._log_files(sweep.run_id, files)
         self._client.set_terminated(sweep.run_id, status)
 
+    @_explained
     def read_file(self, run_id: str, path: str) -> bytes:
         """Reads back a file of a run."""
         with tempfile.TemporaryDirectory() as folder:
@@ -163,8 +192,10 @@ class MlflowTracker:
                 f"experiment {name!r} keeps its files at {found}, which only an MLflow server can write: "
                 f"rename it in MLflow, or use another store with --tracking-uri"
             )
-        moved = wanted and found.rstrip("/") != wanted
-        note = f"experiment {name!r} keeps its files at {found}, not beside the store at {wanted} (was the folder moved?)"
+        note = f"experiment {name!r} keeps its files at {found}, not beside the store at {wanted}"
+        moved = bool(wanted) and found.rstrip("/") != wanted
+        if moved and is_missing(found):
+            raise UserError(f"{note}, and there is no such folder: move it back, or use another store with --tracking-uri")
         return str(experiment.experiment_id), (note,) if moved else ()
 
     def _newest_sweep(self, experiment_id: str, identity: str) -> Run | None:
@@ -187,17 +218,18 @@ class MlflowTracker:
         self._log_files(run_id, info.files)
         return run_id
 
-    def _reopen(self, parent: Run, notes: tuple[str, ...]) -> OpenSweep:
+    def _reopen(self, parent: Run, notes: tuple[str, ...], retry_failed: bool) -> OpenSweep:
+        kept = ("FINISHED",) if retry_failed else ("FINISHED", "FAILED")
         records: dict[int, TrialRecord] = {}
         attempts: dict[int, int] = {}
         run_id, experiment_id = str(parent.info.run_id), str(parent.info.experiment_id)
-        for run in self._children(experiment_id, run_id):
+        for run in list(self._children(experiment_id, run_id)):  # all of them first: pages shift when a run is deleted
             number = int(run.data.tags["harness.trial"])
-            if run.info.status in ("FINISHED", "FAILED"):
+            if run.info.status in kept:
                 records[number] = _record(run)
                 continue
             attempts[number] = max(attempts.get(number, 0), int(run.data.tags.get("harness.attempt", "1")))
-            if run.info.status != "KILLED":
+            if run.info.status not in ("KILLED", "FAILED"):
                 self.stop_trials([str(run.info.run_id)], "interrupted")
             self._client.delete_run(str(run.info.run_id))
         return OpenSweep(run_id, experiment_id, records, attempts, parent.info.status == "FINISHED", notes)

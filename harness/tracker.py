@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -62,8 +63,11 @@ class Tracker(Protocol):
 
     uri: str
 
-    def open_sweep(self, info: SweepInfo, fresh: bool) -> OpenSweep:
-        """Opens the newest sweep of this identity, or a new one."""
+    def claim(self, identity: str) -> AbstractContextManager[object]:
+        """Keeps other commands off a sweep."""
+
+    def open_sweep(self, info: SweepInfo, fresh: bool = False, retry_failed: bool = False) -> OpenSweep:
+        """Opens the newest sweep of this identity, or a new one; failed trials are to run again with ``retry_failed``."""
 
     def resume_sweep(self, sweep: OpenSweep) -> None:
         """Says that the sweep is running again."""
@@ -102,12 +106,17 @@ class NullTracker:
         self.metrics: dict[str, dict[str, float]] = {}
         self._parents: dict[str, OpenSweep] = {}
 
-    def open_sweep(self, info: SweepInfo, fresh: bool) -> OpenSweep:
-        """Opens the newest sweep of this identity, or a new one."""
+    def claim(self, identity: str) -> AbstractContextManager[object]:
+        """Has nobody to keep off."""
+        return nullcontext()
+
+    def open_sweep(self, info: SweepInfo, fresh: bool = False, retry_failed: bool = False) -> OpenSweep:
+        """Opens the newest sweep of this identity, or a new one; failed trials are to run again with ``retry_failed``."""
         if fresh or info.identity not in self.sweeps:
             self.sweeps[info.identity] = OpenSweep(self._new_run(), experiment_id="0")
         sweep = self.sweeps[info.identity]
-        return replace(sweep, records=dict(sweep.records), was_finished=self.statuses[sweep.run_id] == "FINISHED")
+        kept = {number: each for number, each in sweep.records.items() if each.status == "finished" or not retry_failed}
+        return replace(sweep, records=kept, was_finished=self.statuses[sweep.run_id] == "FINISHED")
 
     def resume_sweep(self, sweep: OpenSweep) -> None:
         """Says that the sweep is running again."""

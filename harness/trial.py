@@ -42,8 +42,15 @@ def run_segment(
     with _as_everywhere(placement):
         material = gather(configs[0], placement)
         if states is None:
-            states = [initial_state(config, material.shape) for config in configs]
+            states = [_begin(config, material) for config in configs]
         return Segment(*train_group(configs, states, epochs, material.splits))
+
+
+def _begin(config: TrialConfig, material: Material) -> TrainState:
+    try:
+        return initial_state(config, material.shape)
+    except Exception as error:  # such as too large a model: it is this trial's result and not the sweep's end
+        return TrainState(epoch=0, weights={}, failure=describe_error(error))
 
 
 def evaluate_group(configs: Sequence[TrialConfig], states: Sequence[TrainState], placement: Placement) -> list[TrialResult]:

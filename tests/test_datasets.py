@@ -193,13 +193,6 @@ def test_every_dataset_has_the_same_fingerprint_whenever_it_is_read(name: str, t
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_every_dataset_says_in_a_line_what_it_is(name: str) -> None:
-    """The list of datasets can be shown."""
-    assert DATASETS[name].about
-    assert "\n" not in DATASETS[name].about
-
-
-@pytest.mark.parametrize("name", DATASETS)
 def test_a_dataset_takes_a_path_exactly_where_it_needs_one(name: str) -> None:
     """A path too many or too few is answered with the form to write."""
     takes_path = DATASETS[name].takes_path
@@ -232,11 +225,12 @@ def test_a_dataset_that_was_read_is_remembered(tmp_path: Path) -> None:
 
 
 def test_datasets_are_kept_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """HARNESS_DATA goes before the user's cache folder."""
+    """A folder that is named goes before HARNESS_DATA, and that before the user's cache folder."""
     monkeypatch.setenv("HARNESS_DATA", "some/folder")
-    assert datasets.default_data_root() == "some/folder"
+    assert datasets.data_root(None) == "some/folder"
+    assert datasets.data_root("~/another") == str(Path.home() / "another")
     monkeypatch.delenv("HARNESS_DATA")
-    assert "harness" in datasets.default_data_root()
+    assert "harness" in datasets.data_root(None)
 
 
 # --- sets that torchvision downloads

@@ -119,6 +119,21 @@ def test_more_trials_continue_a_shorter_search() -> None:
     assert {n: r.trial.config for n, r in longer.items()} == {n: r.trial.config for n, r in whole.items()}
 
 
+def test_a_search_stays_on_the_datasets_of_its_study() -> None:
+    """What a search space says of the images is the study's, whose dataset the sweep is named by."""
+    study = sampler_study("random", trials=2, base=TrialConfig(dataset="npz:mine.npz", split_seed=3))
+    configs = [trial.config for trial in open_search(study, {}).next_round()]
+    assert {(config.dataset, config.split_seed) for config in configs} == {("npz:mine.npz", 3)}
+
+
+def test_an_axis_may_have_the_architectures_own_value() -> None:
+    """A grid over an architecture's own depth and another one is a grid over two numbers."""
+    study = StudyConfig(question="?", base=TINY, grid={"depth": (None, 2)}, seeds=1)
+    search = GridSearch(study, ["down"], grid_trials(study), {})
+    assert len(search.next_round()) == 2
+    assert [trial.params["depth"] for trial in search.study.trials] == [3, 2]
+
+
 def test_a_field_that_is_set_stays_as_it_is_and_optuna_knows() -> None:
     """An override of a searched field holds in the configuration and in Optuna's own parameters."""
     search = open_search(sampler_study("tpe", trials=8), {}, {"latent_size": 12, "batch_size": 32})

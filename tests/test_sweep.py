@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class QuietDisplay:
         self.names: list[str] = []
         self.is_stopped = False
 
-    def start(self, title: str, units: float, done: float, total: int, ended: int) -> None:
+    def start(self, title: str, units: float, done: float, total: int, ended: Sequence[TrialRecord]) -> None:
         """Keeps the amounts."""
         self.units, self.done = units, done
 
@@ -167,6 +168,40 @@ def test_failed_trials_are_data(tmp_path: Path) -> None:
     assert len(again.summary.failed) == 2
 
 
+class _PictureError(NullTracker):
+    """Cannot end the sweep, once."""
+
+    is_broken = True
+
+    def finish_sweep(self, *arguments: Any) -> None:
+        """Raises the first time."""
+        if self.is_broken:
+            self.is_broken = False
+            raise KeyboardInterrupt
+        super().finish_sweep(*arguments)
+
+
+def test_an_interruption_at_the_very_end_leaves_nothing_running(plan: SweepPlan) -> None:
+    """The parent run is ended too, and the next command only writes what was missing."""
+    tracker = _PictureError()
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, tracker=tracker)
+    assert "RUNNING" not in tracker.statuses.values()
+    outcome = run(plan, tracker=tracker)
+    assert outcome.kept == 4
+    assert tracker.statuses[outcome.sweep.run_id] == "FINISHED"
+
+
+def test_failed_trials_run_again_when_asked_for(tmp_path: Path) -> None:
+    """With ``retry_failed`` they are trained again; what finished is kept."""
+    file = make_study_file(tmp_path, grid={"learning_rate": (5e-3, 1e38)}, seeds=1)
+    plan, tracker = make_plan(file, Request(device="cpu")), NullTracker()
+    run(plan, tracker=tracker)
+    before = len(tracker.statuses)
+    again = run(plan, replace(INLINE, retry_failed=True), tracker)
+    assert (again.kept, len(again.summary.failed), len(tracker.statuses)) == (1, 1, before + 1)
+
+
 def test_a_sweep_in_which_all_fails_is_failed(tmp_path: Path) -> None:
     """Its parent run says FAILED, and the tables are written nevertheless."""
     file = make_study_file(tmp_path, base=replace(TINY, learning_rate=1e38), seeds=1)
@@ -237,11 +272,11 @@ def test_members_of_a_group_share_batch_size_and_epochs() -> None:
 
 def test_no_more_groups_are_under_way_than_the_executor_has_slots(plan: SweepPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one slot a trial is over before the next begins."""
-    order: list[str] = []
+    order: list[TrialConfig] = []
 
     class Spy(InlineExecutor):
         def submit(self, function: Any, *arguments: Any) -> Any:
-            order.append(arguments[0][0].key)
+            order.append(arguments[0][0])
             return super().submit(function, *arguments)
 
     monkeypatch.setitem(EXECUTORS, "inline", Spy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import shutil
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -220,14 +221,69 @@ def test_an_experiment_in_the_trash_is_said_to_be_there(client: MlflowClient) ->
         MlflowTracker(None).open_sweep(INFO, fresh=False)
 
 
-def test_a_store_that_was_moved_is_noticed(tmp_path: Path) -> None:
-    """The files' place is fixed in the store: when the folder has moved, the user is told."""
+def test_a_store_that_was_moved_is_refused(tmp_path: Path) -> None:
+    """The files' place is fixed in the store: when the folder has moved, one line says so, and the old folder stays away."""
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
-    assert MlflowTracker(f"sqlite:///{old}/mlflow.db").open_sweep(INFO, fresh=False).notes == ()
+    begin(tracker := MlflowTracker(f"sqlite:///{old}/mlflow.db"))
+    assert tracker.open_sweep(INFO).notes == ()
     old.rename(new)
-    (note,) = MlflowTracker(f"sqlite:///{new}/mlflow.db").open_sweep(INFO, fresh=False).notes
-    assert "was the folder moved?" in note
+    with pytest.raises(UserError, match="there is no such folder: move it back"):
+        MlflowTracker(f"sqlite:///{new}/mlflow.db").open_sweep(INFO)
+    assert not old.exists()
+
+
+def test_a_store_that_was_copied_is_pointed_out(tmp_path: Path) -> None:
+    """Where the old folder is still there the files go there, and the user is told."""
+    (tmp_path / "old").mkdir()
+    begin(MlflowTracker(f"sqlite:///{tmp_path}/old/mlflow.db"))
+    shutil.copytree(tmp_path / "old", tmp_path / "new")
+    (note,) = MlflowTracker(f"sqlite:///{tmp_path}/new/mlflow.db").open_sweep(INFO).notes
+    assert f"keeps its files at file://{tmp_path}/old/mlruns/tiny" in note
+
+
+def test_a_sweep_that_another_command_runs_is_refused() -> None:
+    """It is refused while the first has it, in one line, and can be had afterwards."""
+    first, second = MlflowTracker(None), MlflowTracker(None)
+    refused = pytest.raises(UserError, match=f"the sweep {INFO.identity} is being run by another command")
+    with first.claim(INFO.identity), second.claim("another"), refused, second.claim(INFO.identity):
+        pass
+    with second.claim(INFO.identity):
+        pass
+
+
+def test_ended_trials_are_all_found_while_cut_off_ones_are_cleared_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of three, six ended trials and two that were cut off: deleting those loses none of the others."""
+    monkeypatch.setattr("harness.track.RUNS_A_PAGE", 3)
+    tracker = MlflowTracker(None)
+    sweep = tracker.open_sweep(INFO)
+    for number in range(8):
+        run_id = tracker.start_trial(sweep, Trial(number, CONFIG), "t", {})
+        if number not in (4, 7):
+            tracker.finish_trial(run_id, Trial(number, CONFIG), TrialResult(CONFIG, "finished", {"val/mse": 0.1}))
+    reopened = tracker.open_sweep(INFO)
+    assert reopened.records.keys() == {0, 1, 2, 3, 5, 6}
+    assert reopened.attempts == {4: 1, 7: 1}
+
+
+def test_failed_trials_run_again_when_asked_for(tracker: Tracker) -> None:
+    """With ``retry_failed`` a failed trial is no record, and a finished one still is."""
+    sweep, run_id = begin(tracker, number=1)
+    tracker.finish_trial(run_id, Trial(1, CONFIG), TrialResult(CONFIG, "failed", reason="no memory"))
+    finished = tracker.start_trial(sweep, Trial(2, CONFIG), "t", {})
+    tracker.finish_trial(finished, Trial(2, CONFIG), RESULT)
+    assert tracker.open_sweep(INFO, retry_failed=True).records.keys() == {2}
+
+
+def test_a_store_that_breaks_during_a_sweep_is_named(tmp_path: Path) -> None:
+    """Whatever MLflow raises becomes one line with the store and the cause."""
+    _, run_id = begin(tracker := MlflowTracker(None))
+    connection = sqlite3.connect(tmp_path / "mlflow.db")
+    connection.execute("DROP TABLE metrics")
+    connection.commit()
+    connection.close()
+    with pytest.raises(UserError, match=r"the tracking store sqlite:///mlflow\.db cannot be used: .*no such table"):
+        tracker.log_epochs(run_id, LOGS)
 
 
 def _open_store(folder: str) -> int:

@@ -11,6 +11,7 @@ from harness import train
 from harness.config import Placement, TrialConfig
 from harness.executors import EXECUTORS
 from harness.models import ARCHITECTURES, resolve
+from harness.rules import UserError
 from harness.trial import Segment, evaluate_group, run_segment
 from tests.support import TINY
 
@@ -33,17 +34,45 @@ def test_a_trial_runs_alone_for_every_architecture(architecture: str, placement:
 
 
 def test_every_executor_gives_the_same_bits(placement: Placement) -> None:
-    """Numbers, curves, weights and latent codes are equal, whoever ran the group."""
-    configs = [resolve(replace(TINY, latent_size=size)) for size in (2, 3)]
+    """Numbers, curves, weights, codes and pictures of every architecture are equal, whoever ran the group."""
+    groups = [[resolve(replace(TINY, architecture=name, latent_size=size)) for size in (2, 3)] for name in ARCHITECTURES]
+    files = ("model/model.safetensors", "latents/test_codes.npz", "reconstructions.png", "interpolation/strips.png")
     outcomes = {}
     for name in EXECUTORS:
         with EXECUTORS[name](2) as executor:
-            segment: Segment = executor.submit(run_segment, configs, None, 2, placement).result(120)
-            results = executor.submit(evaluate_group, configs, segment.states, placement).result(120)
-        files = ("model/model.safetensors", "latents/test_codes.npz", "reconstructions.png", "interpolation/strips.png")
+            segments: list[Segment] = [
+                future.result(120) for future in [executor.submit(run_segment, group, None, 2, placement) for group in groups]
+            ]
+            futures = [
+                executor.submit(evaluate_group, group, segment.states, placement)
+                for group, segment in zip(groups, segments, strict=True)
+            ]
+            results = [result for future in futures for result in future.result(120)]
         outcomes[name] = [(numbers(each.metrics), each.curves, [each.artifacts[file] for file in files]) for each in results]
     plain = outcomes.pop("inline")
     assert all(outcome == plain for outcome in outcomes.values())
+
+
+def test_a_model_that_cannot_be_built_fails_that_trial_only(placement: Placement, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error before the first epoch, such as too little memory, is that trial's result."""
+    from harness import models
+
+    def build(shape: models.Shape, config: TrialConfig) -> models.Autoencoder:
+        if config.latent_size == 7:
+            raise MemoryError("no room")
+        return models.build_linear(shape, config)
+
+    monkeypatch.setitem(models.ARCHITECTURES, "linear", replace(models.ARCHITECTURES["linear"], build=build))
+    configs = [resolve(replace(TINY, architecture="linear", latent_size=size)) for size in (7, 3)]
+    segment = run_segment(configs, None, 2, placement)
+    failed, finished = evaluate_group(configs, segment.states, placement)
+    assert (failed.reason, finished.status) == ("MemoryError: no room", "finished")
+
+
+def test_images_that_changed_after_planning_end_the_sweep(placement: Placement) -> None:
+    """A worker that reads other images than were planned for says so and trains nothing."""
+    with pytest.raises(UserError, match="dataset 'digits' has changed since the sweep was planned"):
+        run_segment([resolve(TINY)], None, 1, replace(placement, data_fingerprint="0" * 64))
 
 
 def test_a_failed_member_is_a_result_with_its_reason_and_files(placement: Placement) -> None:
