@@ -136,11 +136,12 @@ def claim_sweep(uri: str, identity: str) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     database = database_path(uri)
-    folder = database.parent if database else Path(platformdirs.user_cache_dir("harness"))
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = database.parent / ARTIFACT_FOLDER if database else Path(platformdirs.user_cache_dir("harness"))
     store = database.name if database else sha256(uri.encode()).hexdigest()[:16]
+    lock = folder / ".locks" / f"{store}.{identity}"
+    lock.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / f".{store}.{identity}.lock", timeout=0):
+        with FileLock(lock, timeout=0):
             yield
     except Timeout:
         raise UserError(
