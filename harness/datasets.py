@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import bz2
 import hashlib
-import math
 import os
-import socket
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -19,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from harness import downloads
+from harness.downloads import digest_of
 from harness.rules import UserError, exists_as, unknown, user_path
 
 SMALLEST, LARGEST = 8, 64
@@ -28,7 +26,6 @@ FOLDER_IMAGE_SIZE = 32
 """Side of a ``folder:`` dataset's images where ``--image-size`` does not say otherwise."""
 
 FEWEST_IMAGES = 40
-DOWNLOAD_TIMEOUT_SECONDS = 30
 
 
 class Pixels(NamedTuple):
@@ -162,131 +159,12 @@ def _read_digits(argument: str, root: Path, image_size: int | None) -> Pixels:
 
 
 def _read_torchvision(class_name: str, arguments: dict[str, str], argument: str, root: Path, image_size: int | None) -> Pixels:
-    parts = [_torchvision_part(class_name, arguments, root, train, download=False) for train in (True, False)]
+    parts = [downloads.read_part(class_name, arguments, root, train) for train in (True, False)]
     images = np.concatenate([np.asarray(part.data, dtype=np.uint8) for part in parts])[:, None]
     if class_name == "EMNIST":  # its files hold each letter with rows and columns exchanged
         images = images.swapaxes(2, 3)
     labels = np.concatenate([np.asarray(part.targets, dtype=np.int64) for part in parts])
     return Pixels(np.ascontiguousarray(images), labels, test_from=len(parts[0].data))
-
-
-def _torchvision_part(class_name: str, arguments: dict[str, str], root: Path, train: bool, download: bool) -> Any:
-    import torchvision
-
-    return getattr(torchvision.datasets, class_name)(str(root), train=train, download=download, **arguments)
-
-
-def _fetch_torchvision(class_name: str, arguments: dict[str, str], files: tuple[str, ...], root: Path) -> None:
-    """Downloads once, under a lock, and compares the files with the checksums taken at that time or published."""
-    paths = [root / file for file in files]
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        _download_torchvision(class_name, arguments, root, missing)
-    _compare_checksums(paths, _known_checksums(root / f"{class_name}.sha256"))
-    for path in paths:
-        _check_idx_length(path)
-        _check_bz2(path)
-
-
-def _download_torchvision(class_name: str, arguments: dict[str, str], root: Path, missing: list[Path]) -> None:
-    from filelock import FileLock
-
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{class_name}.lock"), _network_timeout():
-            for train in (True, False):
-                _torchvision_part(class_name, arguments, root, train, download=True)
-            _remember_checksums(root, root / f"{class_name}.sha256", [path for path in missing if path.is_file()])
-    except (OSError, RuntimeError, EOFError) as error:
-        _remove_empty(root, class_name)
-        cause = " ".join(str(error).split())[:160]
-        raise UserError(
-            f"dataset {class_name}: {missing[0].name} is missing, looked for in {missing[0].parent}, "
-            f"and cannot be downloaded ({cause}): "
-            "name a folder that has it with --data-root, or use --dataset digits"
-        ) from None
-
-
-def _remove_empty(root: Path, class_name: str) -> None:
-    """Takes away what a failed download leaves, but for files that it did get."""
-    with suppress(OSError):
-        (root / f".{class_name}.lock").unlink(missing_ok=True)
-        for folder in (root / class_name / "raw", root / class_name, root):
-            if folder.is_dir():
-                folder.rmdir()
-
-
-def _remember_checksums(root: Path, list_file: Path, paths: list[Path]) -> None:
-    """Puts the checksums of these files into a list and keeps those of others that are in it."""
-    lines = list_file.read_text().splitlines() if list_file.is_file() else []
-    known = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    known |= {path.relative_to(root).as_posix(): _digest(path) for path in paths}
-    list_file.write_text("".join(f"{digest}  {name}\n" for name, digest in known.items()))
-
-
-@contextmanager
-def _network_timeout() -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _known_checksums(list_file: Path) -> dict[str, str]:
-    known = dict(PUBLISHED_MD5)
-    if list_file.is_file():
-        known.update((name, digest) for digest, _, name in (line.partition("  ") for line in list_file.read_text().splitlines()))
-    return known
-
-
-def _compare_checksums(paths: list[Path], known: dict[str, str]) -> None:
-    for path in paths:
-        expected = next((digest for name, digest in known.items() if path.absolute().as_posix().endswith("/" + name)), None)
-        found = _digest(path, "md5" if expected and len(expected) == 32 else "sha256")
-        if expected and found != expected:
-            raise UserError(
-                f"{path} is cut short or altered: its checksum is {found}, it should be {expected}: "
-                "delete it and run again, or name another folder with --data-root"
-            )
-
-
-def _digest(path: Path, algorithm: str = "sha256") -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
-
-
-def _check_bz2(path: Path) -> None:
-    """Unpacks a bz2 file to its end."""
-    if path.suffix != ".bz2":
-        return
-    try:
-        with bz2.open(path) as file:
-            if file.read().strip():
-                return
-            cause = "it is empty"
-    except (OSError, EOFError) as error:
-        cause = str(error)
-    raise UserError(
-        f"{path} is cut short or altered: {cause} (SHA-256 {_digest(path)}): "
-        "delete it and run again, or name another folder with --data-root"
-    )
-
-
-def _check_idx_length(path: Path) -> None:
-    """Compares an IDX file's length with what its own header says."""
-    if not path.name.endswith("ubyte"):
-        return
-    dimensions = 3 if "idx3" in path.name else 1
-    with path.open("rb") as file:
-        head = file.read(4 + 4 * dimensions).ljust(4 + 4 * dimensions, b"\0")
-    expected = len(head) + math.prod(int(size) for size in np.frombuffer(head[4:], dtype=">u4"))
-    if head[:4] != bytes([0, 0, 8, dimensions]) or path.stat().st_size != expected:
-        raise UserError(
-            f"{path} is cut short or altered: it has {path.stat().st_size} bytes, its header says {expected} "
-            f"(SHA-256 {_digest(path)}): delete it and run again, or name another folder with --data-root"
-        )
 
 
 def _read_folder(argument: str, root: Path, image_size: int | None) -> Pixels:
@@ -337,7 +215,9 @@ def _read_picture(path: Path, side: int) -> npt.NDArray[np.uint8]:
             mode = "L" if picture.mode in ("1", "L", "LA") else "RGB"
             return np.asarray(picture.convert(mode).resize((side, side), Image.Resampling.BILINEAR))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as an image ({error}), SHA-256 {_digest(path)}: mend it or take it out") from None
+        raise UserError(
+            f"{path} cannot be read as an image ({error}), SHA-256 {digest_of(path)}: mend it or take it out"
+        ) from None
 
 
 def _read_npz(argument: str, root: Path, image_size: int | None) -> Pixels:
@@ -352,7 +232,7 @@ def _read_npz(argument: str, root: Path, image_size: int | None) -> Pixels:
     except KeyError as error:
         raise UserError(f"dataset npz:{argument}: {error.args[0]}; it needs the arrays images and labels") from None
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
-        raise UserError(f"{path} cannot be read as npz without pickle ({error}), SHA-256 {_digest(path)}") from None
+        raise UserError(f"{path} cannot be read as npz without pickle ({error}), SHA-256 {digest_of(path)}") from None
     images = images[:, None] if images.ndim == 3 else images
     return Pixels(_as_pixels(argument, images), _number_labels(labels))
 
@@ -377,19 +257,11 @@ _EMNIST = tuple(
     for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
 )
 
-PUBLISHED_MD5 = {
-    "MNIST/raw/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "MNIST/raw/train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "MNIST/raw/t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "MNIST/raw/t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-}
-"""Of the unpacked files; other sets are compared with the list of checksums that their download leaves beside them."""
-
 
 def _torchvision(class_name: str, files: tuple[str, ...], **arguments: str) -> Dataset:
     return Dataset(
         read=partial(_read_torchvision, class_name, arguments),
-        fetch=partial(_fetch_torchvision, class_name, arguments, files),
+        fetch=partial(downloads.fetch, class_name, arguments, files),
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torchvision
 
-from harness import datasets
+from harness import datasets, downloads
 from harness.study import main
 
 SMALL = """\
@@ -154,7 +154,7 @@ def test_a_network_that_does_not_answer_is_given_up(
     small: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A download waits for so long and no longer, and leaves the waiting time of others as it was."""
-    monkeypatch.setattr(datasets, "DOWNLOAD_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(downloads, "DOWNLOAD_TIMEOUT_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{silent.getsockname()[1]}/"])
         assert "timed out" in refusal([small, "--dataset", "mnist"], capsys)

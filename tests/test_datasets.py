@@ -23,7 +23,7 @@ import pytest
 import torchvision
 from PIL import Image
 
-from harness import datasets
+from harness import datasets, downloads
 from harness.datasets import DATASETS, FOLDER_IMAGE_SIZE, ImageSet
 from harness.rules import UserError
 
@@ -50,7 +50,7 @@ def nothing_remembered() -> Iterator[None]:
 @pytest.fixture
 def unpublished(monkeypatch: pytest.MonkeyPatch) -> None:
     """No checksum is published, so that a set that a test makes can be loaded."""
-    monkeypatch.setattr(datasets, "PUBLISHED_MD5", {})
+    monkeypatch.setattr(downloads, "PUBLISHED_MD5", {})
 
 
 @pytest.fixture
@@ -343,7 +343,7 @@ def test_files_that_differ_from_the_published_checksum_are_refused(
     message = error_of("mnist", folder if root == "absolute" else Path(root))
     assert "MNIST/raw/train-images-idx3-ubyte is cut short or altered" in message
     assert md5(path) in message
-    assert datasets.PUBLISHED_MD5["MNIST/raw/train-images-idx3-ubyte"] in message
+    assert downloads.PUBLISHED_MD5["MNIST/raw/train-images-idx3-ubyte"] in message
     assert "delete it" in message
     assert "--data-root" in message
 

@@ -19,7 +19,7 @@ from tests.support import ROOT
 
 LEVELS = (
     {"rules"},
-    {"config"},
+    {"config", "downloads"},
     {
         "datasets",
         "models",
@@ -52,7 +52,7 @@ OWNERS = {
     "optuna": {"search"},
     "matplotlib": {"figures"},
     "rich": {"display"},
-    "torchvision": {"datasets"},
+    "torchvision": {"downloads"},
     "sklearn": {"datasets"},
     "scipy": {"statistics"},
     "pandas": {"report"},
