@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from harness import models, report
+from harness import models, pictures, report
 from harness.config import Trial, TrialConfig, TrialRecord, TrialResult
 from harness.display import Display
 from harness.executors import EXECUTORS, Executor
@@ -277,7 +277,7 @@ def _finish(run: _Run, records: Mapping[int, TrialRecord]) -> None:
     note = (
         f"{plan.study.question}\n\nIts metrics are the best of its trials, each by itself; the tags harness.best.* name the runs."
     )
-    files = report.sweep_files(summary, list(records.values()), run.tracker.read_file)
+    files = report.table_files(summary, records.values()) | pictures.picture_files(summary, run.tracker.read_file)
     status: Status = "FINISHED" if summary.finished else "FAILED"
     run.tracker.finish_sweep(run.sweep, status, metrics | counts, tags | {"mlflow.note.content": note}, files)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness import report
+from harness import pictures, report
 from harness.config import Trial, TrialConfig, TrialRecord
 from harness.measures import METRICS
 from harness.models import resolve
@@ -48,7 +48,7 @@ def read_file(run_id: str, path: str) -> bytes:
     """Files that tell the run apart: losses of its number, and strips of its grey level."""
     number = int(run_id.partition("-")[2])
     if path.endswith(".csv"):
-        names = [f"transfer/{mode}/{part}_loss" for mode in report.TRANSFER_MODES for part in ("train", "test")]
+        names = [f"transfer/{mode}/{part}_loss" for mode in pictures.TRANSFER_MODES for part in ("train", "test")]
         return CURVES.format(
             names=",".join(names), first=",".join([str(number)] * 6), second=",".join([str(number + 1)] * 6)
         ).encode()
@@ -69,7 +69,7 @@ def test_replicates_make_one_row_with_their_mean() -> None:
 
 def test_the_loss_figure_has_a_line_an_architecture_and_the_floors() -> None:
     """The latent size is x, y the mean over seeds, the floor its own."""
-    figure = report.loss_figure(summary_of(grid(), "architecture", "latent_size"))
+    figure = pictures.loss_figure(summary_of(grid(), "architecture", "latent_size"))
     assert [line.label for line in figure.series] == ["base", "deep"]
     assert figure.series[0].x == [2, 10, 20]
     assert figure.series[0].y == pytest.approx([0.505, 0.105, 0.055])
@@ -82,10 +82,10 @@ def test_the_loss_figure_has_a_line_an_architecture_and_the_floors() -> None:
 def test_the_correlation_and_accuracy_figures_lie_between_0_and_1() -> None:
     """A correlation and a share have no values outside, whatever an interval's ends are."""
     summary = summary_of(grid(), "architecture", "latent_size")
-    assert report.correlation_figure(summary).y_range == (0, 1)
-    panels = report.accuracy_panels(summary)
+    assert pictures.correlation_figure(summary).y_range == (0, 1)
+    panels = pictures.accuracy_panels(summary)
     assert [panel.title for panel in panels] == ["base", "deep"]
-    assert [line.label for line in panels[0].series] == list(report.TRANSFER_MODES)
+    assert [line.label for line in panels[0].series] == list(pictures.TRANSFER_MODES)
     assert all(panel.y_range == (0, 1) for panel in panels)
 
 
@@ -95,7 +95,7 @@ def test_another_axis_gives_lines_of_its_own_while_they_can_be_told_apart() -> N
         *grid(),
         *[replace(each, trial=Trial(50 + each.trial.number, replace(each.trial.config, loss="bce"))) for each in grid()],
     ]
-    figure = report.loss_figure(summary_of(records, "architecture", "latent_size", "loss"))
+    figure = pictures.loss_figure(summary_of(records, "architecture", "latent_size", "loss"))
     assert {line.label for line in figure.series} == {
         f"{name}, loss={loss}" for name in ("base", "deep") for loss in ("mse", "bce")
     }
@@ -111,7 +111,7 @@ def test_of_very_many_configurations_the_best_of_each_size_is_drawn() -> None:
         )
         for number, config in enumerate(configs)
     ]
-    figure = report.loss_figure(summary_of(records))
+    figure = pictures.loss_figure(summary_of(records))
     (line,) = figure.series
     assert (line.label, line.x) == ("base, best of each d", [2, 10])
     assert line.y == pytest.approx([0.01, 0.01])
@@ -121,8 +121,8 @@ def test_of_very_many_configurations_the_best_of_each_size_is_drawn() -> None:
 def test_curves_are_means_over_seeds_of_a_small_a_middle_and_a_large_size() -> None:
     """The first architecture's runs, their mean by epoch, test solid and train dashed in one colour."""
     records = grid(sizes=(2, 10, 15, 20))
-    panels = report.transfer_curve_panels(summary_of(records, "architecture", "latent_size"), read_file)
-    assert [panel.title for panel in panels] == list(report.TRANSFER_MODES)
+    panels = pictures.transfer_curve_panels(summary_of(records, "architecture", "latent_size"), read_file)
+    assert [panel.title for panel in panels] == list(pictures.TRANSFER_MODES)
     lines = panels[0].series
     assert [line.label for line in lines] == [f"d = {size}, {part}" for size in (2, 10, 20) for part in ("test", "train")]
     assert lines[0].x == [1, 2]
@@ -143,18 +143,20 @@ def test_the_interpolation_picture_compares_ten_with_twenty() -> None:
         asked.append(run_id)
         return read_file(run_id, path)
 
-    picture = report.interpolation_picture(summary_of(grid(("base",)), "latent_size"), remember)
+    picture = pictures.interpolation_picture(summary_of(grid(("base",)), "latent_size"), remember)
     assert Image.open(io.BytesIO(picture)).height > 4 * 48
     assert asked == ["run-1", "run-2"]
     asked.clear()
-    report.interpolation_picture(summary_of(grid(("base",), sizes=(40, 50)), "latent_size"), remember)
+    pictures.interpolation_picture(summary_of(grid(("base",), sizes=(40, 50)), "latent_size"), remember)
     assert asked == ["run-0", "run-1"]
 
 
 def test_a_sweep_of_one_latent_size_has_tables_and_no_pictures() -> None:
     """There is nothing to draw against."""
     records = grid(("base", "deep"), sizes=(10,))
-    assert report.sweep_files(summary_of(records, "architecture"), records, read_file).keys() == {"summary.json", "trials.csv"}
+    summary = summary_of(records, "architecture")
+    assert pictures.picture_files(summary, read_file) == {}
+    assert report.table_files(summary, records).keys() == {"summary.json", "trials.csv"}
 
 
 def test_the_table_has_the_same_columns_for_kept_and_for_new_trials() -> None:

@@ -42,6 +42,7 @@ LEVELS = (
     {"measures"},
     {"artifacts", "plan"},
     {"trial", "report"},
+    {"pictures"},
     {"sweep"},
     {"study"},
 )

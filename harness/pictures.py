@@ -1,0 +1,208 @@
+"""The pictures of a whole sweep: the numbers first, each figure a function of the summary."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from harness import figures
+from harness.artifacts import STRIPS_FILE
+from harness.config import TrialRecord
+from harness.figures import LineFigure, Series
+from harness.measures import METRICS, TRANSFER_MODES
+from harness.report import Row, Summary
+
+ReadFile = Callable[[str, str], bytes]
+"""From a run id and a path to the file's content."""
+
+FLOORS = {"floor/pca_mse": "PCA", "floor/random_projection_mse": "random projection", "floor/mean_image_mse": "mean image"}
+LABEL_FLOORS = {"transfer/raw_pixels_accuracy": "raw pixels", "transfer/pca_accuracy": "PCA scores"}
+MOST_SERIES = 7
+COMPARED_SIZES = (10, 20)
+X_LABEL = "latent size d"
+
+
+def picture_files(summary: Summary, read_file: ReadFile) -> dict[str, bytes]:
+    """The pictures of a sweep as files, contents by path; none where the latent size was not varied."""
+    sizes = {row.trials[0].trial.config.latent_size for row in summary.rows}
+    if len(sizes) < 2:
+        return {}
+    curves = transfer_curve_panels(summary, read_file)
+    return {
+        "figures/reconstruction_loss.png": figures.line_figure(loss_figure(summary)),
+        "figures/max_latent_correlation.png": figures.line_figure(correlation_figure(summary)),
+        "figures/transfer_accuracy.png": figures.line_panels(
+            _title("Do the latents help with a handful of labels?", summary), accuracy_panels(summary)
+        ),
+        "figures/transfer_curves.png": figures.line_panels(
+            _title(f"Few-label training by epoch, {_curve_architecture(summary)}", summary, bands=False), curves
+        ),
+        "figures/interpolation.png": interpolation_picture(summary, read_file),
+    }
+
+
+def loss_figure(summary: Summary) -> LineFigure:
+    """Reconstruction loss against latent size for each architecture, with the floors."""
+    title = _title("How many latent dimensions are needed?", summary)
+    lines = _lines(summary, "reconstruction_loss")
+    return LineFigure(title, X_LABEL, _label("reconstruction_loss"), lines, _floor_lines(summary.rows, FLOORS), log_y=True)
+
+
+def correlation_figure(summary: Summary) -> LineFigure:
+    """Largest latent correlation against latent size for each architecture, with its chance level."""
+    chance = _floor_lines(summary.rows, {"latent/max_abs_corr_null95": "chance (95 %)"})
+    title = _title("Are the latents redundant?", summary)
+    lines = _lines(summary, "max_latent_correlation")
+    return LineFigure(title, X_LABEL, _label("max_latent_correlation"), lines, chance, y_range=(0, 1))
+
+
+def accuracy_panels(summary: Summary) -> list[LineFigure]:
+    """Transfer accuracy against latent size by mode, a panel an architecture, with the floors."""
+    return [
+        LineFigure(
+            name,
+            X_LABEL,
+            _label("transfer_accuracy"),
+            [_line(mode, rows, f"transfer/{mode}_accuracy") for mode in TRANSFER_MODES],
+            _floor_lines(rows, LABEL_FLOORS),
+            y_range=(0, 1),
+        )
+        for name, rows in _series(summary).items()
+    ]
+
+
+def transfer_curve_panels(summary: Summary, read_file: ReadFile) -> list[LineFigure]:
+    """Train and test loss by epoch, a panel a mode, for a small, a middle and a large latent size of one architecture."""
+    by_size = _best_by_size(_shown_rows(summary))
+    sizes = sorted(by_size)
+    chosen = sorted({sizes[0], sizes[-1], min(sizes, key=lambda size: abs(size - COMPARED_SIZES[0]))})
+    frames = {size: [_read_curves(record, read_file) for record in by_size[size].trials] for size in chosen}
+    return [
+        LineFigure(
+            mode,
+            "epoch",
+            "cross-entropy (nats), mean of draws and seeds",
+            [
+                _curve(
+                    f"d = {size}, {part}",
+                    [frame[f"transfer/{mode}/{part}_loss"] for frame in frames[size]],
+                    color,
+                    part == "train",
+                )
+                for color, size in enumerate(chosen)
+                for part in ("test", "train")
+            ],
+        )
+        for mode in TRANSFER_MODES
+    ]
+
+
+def interpolation_picture(summary: Summary, read_file: ReadFile) -> bytes:
+    """The same pairs decoded at a small and at a large latent size, one below the other."""
+    by_size = _best_by_size(_shown_rows(summary))
+    sizes = sorted(by_size)
+    small, large = (min(sizes, key=lambda size: abs(size - wanted)) for wanted in COMPARED_SIZES)
+    compared = [small, large] if small != large else [sizes[0], sizes[-1]]
+    strips = {size: _read_strips(by_size[size].trials[0], read_file) for size in compared}
+    pairs = strips[compared[0]][1]
+    lines = [
+        (f"{first} to {second}, d = {size}", strips[size][0][index] / 255)
+        for index, (first, second) in enumerate(pairs)
+        for size in compared
+    ]
+    steps = len(lines[0][1])
+    heading = [f"{1 - step / (steps - 1):.3g}" for step in range(steps)]
+    config = by_size[small].trials[0].trial.config
+    note = f"{config.dataset}, {config.architecture}, seed {config.seed}: decoded a E(x1) + (1 - a) E(x2), columns by a"
+    return figures.image_rows(lines, heading, note)
+
+
+def _label(metric: str) -> str:
+    return f"{metric} ({METRICS[metric].unit})"
+
+
+def _title(question: str, summary: Summary, bands: bool = True) -> str:
+    seeds = max(len(row.trials) for row in summary.rows)
+    what = f"{seeds} seeds" if seeds > 1 else "one seed"
+    bands_are = ", bands: 95 % intervals" if bands and seeds > 1 else ""
+    return f"{question} ({summary.rows[0].trials[0].trial.config.dataset}, {what}{bands_are})"
+
+
+def _size(row: Row) -> int:
+    return row.trials[0].trial.config.latent_size
+
+
+def _series(summary: Summary) -> dict[str, list[Row]]:
+    """Rows that make one line: those that differ in latent size only.
+
+    Where that makes too many lines there is one an architecture, of the rows that are best on the validation split.
+    """
+    full: dict[str, list[Row]] = {}
+    short: dict[str, list[Row]] = {}
+    for row in sorted(summary.rows, key=_size):
+        config = row.trials[0].trial.config
+        more = [f"{name}={row.point[name]}" for name in summary.axes if name not in ("architecture", "latent_size")]
+        full.setdefault(", ".join([config.architecture, *more]), []).append(row)
+        short.setdefault(config.architecture, []).append(row)
+    if len(full) <= MOST_SERIES:
+        return full
+    return {f"{name}, best of each d": list(_best_by_size(rows).values()) for name, rows in short.items()}
+
+
+def _best_by_size(rows: Sequence[Row]) -> dict[int, Row]:
+    """For each latent size the row that is best on the validation split."""
+    by_size: dict[int, Row] = {}
+    for row in sorted(rows, key=lambda row: (_size(row), row.metrics["val/mse"].mean)):
+        by_size.setdefault(_size(row), row)
+    return by_size
+
+
+def _shown_rows(summary: Summary) -> list[Row]:
+    """The rows of the architecture whose curves and strips are shown: the first of the study."""
+    return [row for row in summary.rows if row.trials[0].trial.config.architecture == _curve_architecture(summary)]
+
+
+def _lines(summary: Summary, metric: str) -> list[Series]:
+    return [_line(name, rows, metric) for name, rows in _series(summary).items()]
+
+
+def _line(label: str, rows: Sequence[Row], metric: str) -> Series:
+    able = [row for row in rows if metric in row.metrics]
+    values = [row.metrics[metric] for row in able]
+    return Series(
+        label, [_size(row) for row in able], [v.mean for v in values], [v.low for v in values], [v.high for v in values]
+    )
+
+
+def _floor_lines(rows: Sequence[Row], names: Mapping[str, str]) -> list[Series]:
+    """One line a floor, from the best row of each latent size: floors do not depend on the architecture."""
+    best = _best_by_size(rows)
+    lines = []
+    for metric, label in names.items():
+        sizes = [size for size, row in best.items() if metric in row.metrics]
+        lines.append(Series(label, sizes, [best[size].metrics[metric].mean for size in sizes]))
+    return lines
+
+
+def _curve_architecture(summary: Summary) -> str:
+    """The architecture whose curves are shown: the first of the study."""
+    return summary.rows[0].trials[0].trial.config.architecture
+
+
+def _curve(label: str, curves: Sequence[Sequence[float]], color: int, dashed: bool) -> Series:
+    mean = np.mean(np.array(curves, dtype=float), axis=0)
+    return Series(label, list(range(1, len(mean) + 1)), mean.tolist(), color=color, dashed=dashed)
+
+
+def _read_curves(record: TrialRecord, read_file: ReadFile) -> dict[str, list[float]]:
+    lines = list(csv.DictReader(read_file(record.run_id, "curves/transfer.csv").decode().splitlines()))
+    return {name: [float(line[name]) for line in lines] for name in lines[0]}
+
+
+def _read_strips(record: TrialRecord, read_file: ReadFile) -> tuple[Any, list[list[int]]]:
+    with np.load(io.BytesIO(read_file(record.run_id, STRIPS_FILE)), allow_pickle=False) as arrays:
+        return arrays["strips"], arrays["classes"].tolist()
