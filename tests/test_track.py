@@ -34,6 +34,12 @@ RESULT = TrialResult(
 )
 
 
+@pytest.fixture(autouse=True)
+def _store(tmp_path: Path, empty_store: Path) -> None:
+    """A store with its tables made, in the folder of the test."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+
+
 @pytest.fixture(params=["mlflow", "null"])
 def tracker(request: pytest.FixtureRequest) -> Tracker:
     """Each kind of tracker, on a store of its own."""
@@ -200,11 +206,12 @@ def test_readers_do_not_block_a_writer() -> None:
 def test_mlruns_and_store_of_an_environment_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """``MLFLOW_TRACKING_URI`` is honoured, and the files lie beside that store."""
     (tmp_path / "elsewhere").mkdir()
+    shutil.copy(tmp_path / "mlflow.db", tmp_path / "elsewhere" / "runs.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/elsewhere/runs.db")
     _, run_id = begin(tracker := MlflowTracker(None))
     tracker.finish_trial(run_id, Trial(0, CONFIG), RESULT)
     assert (tmp_path / "elsewhere" / "mlruns" / "tiny" / run_id / "artifacts" / "top.csv").exists()
-    assert not (tmp_path / "mlflow.db").exists()
+    assert not (tmp_path / "mlruns").exists()
 
 
 def test_an_experiment_of_a_server_is_refused_in_one_sentence(client: MlflowClient) -> None:
@@ -225,6 +232,7 @@ def test_a_store_that_was_moved_is_refused(tmp_path: Path) -> None:
     """The files' place is fixed in the store: when the folder has moved, one line says so, and the old folder stays away."""
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
+    shutil.copy(tmp_path / "mlflow.db", old)
     begin(tracker := MlflowTracker(f"sqlite:///{old}/mlflow.db"))
     assert tracker.open_sweep(INFO).notes == ()
     old.rename(new)
@@ -236,6 +244,7 @@ def test_a_store_that_was_moved_is_refused(tmp_path: Path) -> None:
 def test_a_store_that_was_copied_is_pointed_out(tmp_path: Path) -> None:
     """Where the old folder is still there the files go there, and the user is told."""
     (tmp_path / "old").mkdir()
+    shutil.copy(tmp_path / "mlflow.db", tmp_path / "old")
     begin(MlflowTracker(f"sqlite:///{tmp_path}/old/mlflow.db"))
     shutil.copytree(tmp_path / "old", tmp_path / "new")
     (note,) = MlflowTracker(f"sqlite:///{tmp_path}/new/mlflow.db").open_sweep(INFO).notes
@@ -295,5 +304,6 @@ def _open_store(folder: str) -> int:
 @pytest.mark.slow
 def test_several_processes_may_start_on_a_missing_store(tmp_path: Path) -> None:
     """Three at once, and all three write: the tables are made once, under a lock."""
+    (tmp_path / "mlflow.db").unlink()
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         assert pool.map(_open_store, [str(tmp_path)] * 3) == [32, 32, 32]
