@@ -21,6 +21,10 @@ def _value(default: Any, kind: type, **limits: Any) -> Any:
     return field(default=default, metadata={"rule": Rule(kind, **limits)})
 
 
+HEADLINES = ("reconstruction_loss", "max_latent_correlation", "transfer_accuracy")
+"""The metrics that tables and displays show of every trial."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig:
     """One configuration to train once from one seed: everything that changes its numbers, and nothing else.

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from harness.config import TrialRecord
+from harness.config import HEADLINES, TrialRecord
 
 
 class Display(Protocol):
@@ -90,7 +90,7 @@ class LiveDisplay:
             TimeRemainingColumn(),
             expand=True,
         )
-        self._best = Text("  best so far: of this run none yet", style="dim")
+        self._best = Text("  best so far: none in this run yet", style="dim")
         self._live = Live(Group(self._progress, self._best), console=self._console)
         self._task = TaskID(0)
         self._total = self._ended = self._failed = 0
@@ -157,8 +157,7 @@ def _failed(records: Sequence[TrialRecord]) -> int:
 def _outcome(record: TrialRecord) -> str:
     if record.status == "failed":
         return f"failed: {record.reason}"
-    names = ("reconstruction_loss", "max_latent_correlation", "transfer_accuracy")
-    return ", ".join(f"{name} {record.metrics[name]:.4f}" for name in names if name in record.metrics)
+    return ", ".join(f"{name} {record.metrics[name]:.4f}" for name in HEADLINES if name in record.metrics)
 
 
 def _duration(seconds: float) -> str:

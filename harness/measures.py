@@ -18,7 +18,6 @@ from harness.material import Material
 from harness.train import TrainState, apply_in_blocks, load_model
 from harness.transfer import LabelledInputs, TransferOutcome
 
-HEADLINES = ("reconstruction_loss", "max_latent_correlation", "transfer_accuracy")
 TRANSFER_MODES = ("frozen", "finetuned", "scratch")
 HEAD_SEED_STRIDE = 1000
 """Between the heads' seeds of two trial seeds: more than there can be draws, so that no two replicates share a head."""
@@ -109,13 +108,15 @@ class Metric:
     unit: str
     measure: Callable[[Evaluation], float]
 
+    def rank(self, value: float) -> float:
+        """A number that is the smaller the better the value."""
+        return -value if self.direction == "up" else value
+
 
 def measure_all(evaluation: Evaluation) -> dict[str, float]:
     """Every metric that has a finite value."""
     with torch.no_grad():
-        untrained = {name: metric.measure for name, metric in METRICS.items() if not name.startswith("transfer")}
-        values = {name: float(measure(evaluation)) for name, measure in untrained.items()}
-    values |= {name: float(METRICS[name].measure(evaluation)) for name in METRICS if name not in values}
+        values = {name: float(metric.measure(evaluation)) for name, metric in METRICS.items()}
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 

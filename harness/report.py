@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from harness.config import Trial, TrialConfig, TrialRecord
-from harness.measures import HEADLINES, METRICS
+from harness.config import HEADLINES, Trial, TrialConfig, TrialRecord
+from harness.measures import METRICS
 from harness.statistics import Interval, mean_interval
 
 
@@ -75,8 +75,7 @@ def summarize(records: Iterable[TrialRecord], axes: Sequence[str], total: int) -
 def best_trial(records: Iterable[TrialRecord], metric: str) -> TrialRecord | None:
     """The finished trial that is best in a metric, by the metric's own direction; nothing where none has it."""
     able = [record for record in records if record.status == "finished" and metric in record.metrics]
-    sign = -1 if METRICS[metric].direction == "up" else 1
-    return min(able, key=lambda record: sign * record.metrics[metric], default=None)
+    return min(able, key=lambda record: METRICS[metric].rank(record.metrics[metric]), default=None)
 
 
 def table_axes(varied: Sequence[str], records: Sequence[TrialRecord]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ worker processes, which import this module again, start fast.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from harness.options import Request
 from harness.rules import UserError
 
 if TYPE_CHECKING:
-    from harness.config import Trial
+    from harness.config import StudyConfig, Trial
     from harness.plan import SweepPlan
     from harness.sweep import SweepOutcome
     from harness.tracker import Tracker
@@ -59,11 +60,8 @@ def _list() -> int:
     return FINISHED
 
 
-def _grid_size(study: Any) -> int:
-    size = study.seeds
-    for values in study.grid.values():
-        size *= len(values)
-    return int(size)
+def _grid_size(study: StudyConfig) -> int:
+    return study.seeds * math.prod(map(len, study.grid.values()))
 
 
 def _dry_run(file: StudyFile, request: Request) -> int:
@@ -133,14 +131,15 @@ def _show(plan: SweepPlan, tracker: Tracker, outcome: SweepOutcome, request: Req
 def _print_summary(plan: SweepPlan, outcome: SweepOutcome) -> None:
     """Prints the headline metrics by configuration; of a long search the best ones."""
     from harness import display
-    from harness.measures import HEADLINES, METRICS
+    from harness.config import HEADLINES
+    from harness.measures import METRICS
 
     summary = outcome.summary
     rows = list(summary.rows)
     if plan.study.sampler != "grid":
         objective = plan.study.objectives[0]
-        sign = -1 if METRICS[objective].direction == "up" else 1
-        rows.sort(key=lambda row: sign * row.metrics[objective].mean if objective in row.metrics else float("inf"))
+        rank = METRICS[objective].rank
+        rows.sort(key=lambda row: rank(row.metrics[objective].mean) if objective in row.metrics else math.inf)
     shown = rows[:LONGEST_TABLE]
     seeds = max((len(row.trials) for row in rows), default=0)
     what = f"mean and 95 % interval over {seeds} seeds" if seeds > 1 else "one seed each"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from harness.config import EpochLog, Trial, TrialConfig, TrialRecord, TrialResult
 from harness.provenance import git_state, versions
@@ -41,14 +41,16 @@ RUNS_A_PAGE = 1000
 LONGEST_TAG = 7000
 
 
-Method = Callable[..., Any]
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+Method = Callable[Concatenate["MlflowTracker", Given], Result]
 
 
-def _explained(method: Method) -> Method:
+def _explained(method: Method[Given, Result]) -> Method[Given, Result]:
     """Turns whatever the store raises into one line that says which store and why."""
 
     @wraps(method)
-    def call(tracker: MlflowTracker, *arguments: Any, **named: Any) -> Any:
+    def call(tracker: MlflowTracker, /, *arguments: Given.args, **named: Given.kwargs) -> Result:
         try:
             return method(tracker, *arguments, **named)
         except UserError:
@@ -267,11 +269,9 @@ def _quiet_client(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     from mlflow.tracking import MlflowClient
 
-    for name in ("mlflow", "alembic"):
+    for name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
         logging.getLogger(name).setLevel(logging.ERROR)
     client = MlflowClient(tracking_uri=uri)
     client.search_experiments(max_results=1)

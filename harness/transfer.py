@@ -151,6 +151,7 @@ def _train_draws(
     )
 
 
+@torch.enable_grad()
 def _train(net: nn.Module, draw: LabelledInputs, test: LabelledInputs, epochs: int, seed: int) -> tuple[float, Tensor]:
     """Gives the accuracy on all test images and the curves, (epochs, 4)."""
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE, fused=True)

@@ -21,9 +21,9 @@ from sklearn.neighbors import NearestNeighbors
 
 from harness import datasets, models
 from harness.artifacts import failure_artifacts, trial_artifacts
-from harness.config import TrialConfig
+from harness.config import HEADLINES, TrialConfig
 from harness.material import Material
-from harness.measures import HEADLINES, METRICS, TRANSFER_MODES, Evaluation, measure_all
+from harness.measures import METRICS, TRANSFER_MODES, Evaluation, measure_all
 from harness.splits import label_draws
 from harness.train import TrainState, initial_state, train_member
 from harness.transfer import CURVES, LabelledInputs, calibrate_batch_norm, classify_features, classify_with_encoder
