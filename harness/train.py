@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -50,13 +50,13 @@ class TrainState:
 
 def initial_state(config: TrialConfig, shape: models.Shape) -> TrainState:
     """The state before the first epoch, with the weights that follow from the configuration's seed."""
-    return TrainState(epoch=0, weights=_to_arrays(models.build(shape, config).state_dict()))
+    return TrainState(epoch=0, weights=to_arrays(models.build(shape, config).state_dict()))
 
 
 def load_model(config: TrialConfig, state: TrainState, shape: models.Shape, device: str) -> models.Autoencoder:
     """Builds the autoencoder that a state holds."""
     model = models.build(shape, config)
-    model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in state.weights.items()})
+    model.load_state_dict(to_tensors(state.weights))
     return model.to(device)
 
 
@@ -104,18 +104,18 @@ def train_member(config: TrialConfig, state: TrainState, epochs: int, splits: Sp
     if state.failure or state.epoch >= last_epoch:
         return state, []
     images = splits.train.images
-    model = load_model(config, state, _shape_of(images), str(images.device))
+    model = load_model(config, state, shape_of(images), str(images.device))
     optimizer = _load_optimizer(model, state, config)
     logs: list[EpochLog] = []
     failure = ""
     for log in train_epochs(model, optimizer, config, splits, range(state.epoch + 1, last_epoch + 1)):
-        failure = _what_is_not_finite(log, (*state.logs, *logs))
+        failure = what_is_not_finite(log, (*state.logs, *logs))
         if failure:
             break
         logs.append(log)
     return TrainState(
         epoch=state.epoch + len(logs),
-        weights=_to_arrays(model.state_dict()),
+        weights=to_arrays(model.state_dict()),
         moments=_dump_moments(optimizer),
         logs=(*state.logs, *logs),
         failure=failure,
@@ -137,7 +137,7 @@ def train_epochs(
         started = time.perf_counter()
         model.train()
         sums = torch.zeros(2, device=images.device)  # of the loss and of the squared error
-        order = _order(config.seed, epoch, len(images)).to(images.device)
+        order = image_order(config.seed, epoch, len(images)).to(images.device)
         for index in range(steps):
             rate = SCHEDULES[config.schedule]((epoch - 1) * steps + index, config.epochs * steps) * config.learning_rate
             _set_learning_rate(optimizer, rate)
@@ -152,7 +152,7 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Tensor, los
     """Makes one step; gives loss and squared error, (2,)."""
     optimizer.zero_grad(set_to_none=True)
     reconstructions = model(batch)
-    loss = LOSSES[loss_name](reconstructions, batch)
+    loss = LOSSES[loss_name](reconstructions, batch, reduction="mean")
     loss.backward()
     optimizer.step()
     squared = loss if loss_name == "mse" else functional.mse_loss(reconstructions, batch)
@@ -192,7 +192,8 @@ def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
 
-def _order(seed: int, epoch: int, count: int) -> Tensor:
+def image_order(seed: int, epoch: int, count: int) -> Tensor:
+    """The order in which a member sees the training images in an epoch, (count,)."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
 
 
@@ -201,32 +202,40 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def _shape_of(images: Tensor) -> models.Shape:
+def shape_of(images: Tensor) -> models.Shape:
+    """Channels, height and width of images, (N, C, H, W)."""
     channels, height, width = images.shape[1:]
     return channels, height, width
 
 
-def _to_arrays(tensors: dict[str, Tensor]) -> Arrays:
+def to_arrays(tensors: Mapping[str, Tensor]) -> Arrays:
+    """Copies that need no torch and no device."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
+
+
+def to_tensors(arrays: Arrays) -> dict[str, Tensor]:
+    """The inverse of ``to_arrays``: copies on the CPU."""
+    return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
 
 def _load_optimizer(model: nn.Module, state: TrainState, config: TrialConfig) -> torch.optim.Adam:
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     saved = optimizer.state_dict()
     saved["state"] = {}
-    for key, array in state.moments.items():
+    for key, tensor in to_tensors(state.moments).items():
         name, _, index = key.rpartition(".")
-        saved["state"].setdefault(int(index), {})[name] = torch.from_numpy(array.copy())
+        saved["state"].setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict(saved)
     return optimizer
 
 
 def _dump_moments(optimizer: torch.optim.Optimizer) -> Arrays:
     members = optimizer.state_dict()["state"].items()
-    return _to_arrays({f"{name}.{index}": tensor for index, member in members for name, tensor in member.items()})
+    return to_arrays({f"{name}.{index}": tensor for index, member in members for name, tensor in member.items()})
 
 
-def _what_is_not_finite(log: EpochLog, earlier: Sequence[EpochLog]) -> str:
+def what_is_not_finite(log: EpochLog, earlier: Sequence[EpochLog]) -> str:
+    """Which number of an epoch is not finite, and what it was before; empty where all are."""
     wrong = [name for name in ("train_loss", "train_mse", "val_mse") if not math.isfinite(getattr(log, name))]
     if not wrong:
         return ""
@@ -237,4 +246,4 @@ def _what_is_not_finite(log: EpochLog, earlier: Sequence[EpochLog]) -> str:
 
 
 SCHEDULES: dict[str, Callable[[int, int], float]] = {"one_cycle": one_cycle, "cosine": cosine}
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": functional.mse_loss, "bce": functional.binary_cross_entropy}
+LOSSES: dict[str, Callable[..., Tensor]] = {"mse": functional.mse_loss, "bce": functional.binary_cross_entropy}

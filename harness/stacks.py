@@ -1,0 +1,250 @@
+"""K networks of one kind as one network. To give a kind of layer a fast twin: an entry in ``TWINS`` below.
+
+A stack has the structure and the names of its members, every parameter and buffer with a leading axis K. Its activations
+are (K * B, ...), the members one after the other, so that the code of every module without weights, and of every module
+that only calls others, runs on a stack as it stands; only layers with weights need to know of the members, and a layer
+without a twin is called once for each. Members may differ in the sizes of their weights (latent sizes do): smaller ones are
+filled up with zeros, which stay zero, since nothing flows through them in either direction.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from harness.convolutions import Geometry, Pair, convolve, product
+
+
+class Twin(nn.Module):
+    """A layer of a stack: the weights of all members under the names that the layer has them by."""
+
+    def __init__(self, layers: Sequence[nn.Module], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.members, self.dtype = len(layers), dtype
+        for name, _ in layers[0].named_parameters():
+            self.register_parameter(name, nn.Parameter(_stacked([layer.get_parameter(name) for layer in layers])))
+        for name, _ in layers[0].named_buffers():
+            self.register_buffer(name, _stacked([layer.get_buffer(name) for layer in layers]))
+
+    def operands(self) -> torch.dtype:
+        """The type of products' operands: what was asked for in training, float32 in evaluation."""
+        return self.dtype if self.training else torch.float32
+
+
+class StackedLinear(Twin):
+    """Of ``nn.Linear``."""
+
+    @staticmethod
+    def takes(layer: nn.Module) -> bool:
+        """Any."""
+        return True
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(K * B, I) to (K * B, O)."""
+        rows = inputs.reshape(self.members, -1, inputs.shape[1])
+        bias = cast(Tensor | None, self._parameters.get("bias"))
+        return product(rows, self.get_parameter("weight"), bias, self.operands(), turned=True).flatten(0, 1)
+
+
+class StackedConvolution(Twin):
+    """Of ``nn.Conv2d`` and ``nn.ConvTranspose2d``."""
+
+    def __init__(self, layers: Sequence[nn.Module], dtype: torch.dtype) -> None:
+        super().__init__(layers, dtype)
+        layer = cast(nn.Conv2d, layers[0])
+        self.transposed = isinstance(layer, nn.ConvTranspose2d)
+        self.kernel, self.stride = cast(Pair, layer.kernel_size), cast(Pair, layer.stride)
+        self.padding, self.output_padding = cast(Pair, layer.padding), cast(Pair, layer.output_padding)
+        weight = self.get_parameter("weight")
+        weight.data = weight.data.permute(0, 2, 3, 4, 1).contiguous().permute(0, 4, 1, 2, 3)  # small side innermost
+
+    @staticmethod
+    def takes(layer: nn.Module) -> bool:
+        """Without groups and dilation, with a padding of zeros that is given as a number."""
+        plain = isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and not isinstance(layer.padding, str)
+        return plain and (layer.groups, layer.dilation, layer.padding_mode) == (1, (1, 1), "zeros")  # type: ignore[union-attr]
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(K * B, C, H, W) to (K * B, C', H', W')."""
+        bias = cast(Tensor | None, self._parameters.get("bias"))
+        geometry = self._geometry((maps.shape[2], maps.shape[3]))
+        return convolve(maps, self.get_parameter("weight"), bias, geometry, self.transposed, self.operands())
+
+    def _geometry(self, size: Pair) -> Geometry:
+        along = zip(size, self.kernel, self.stride, self.padding, self.output_padding, strict=True)
+        if self.transposed:
+            height, width = ((given - 1) * step - 2 * pad + kernel + more for given, kernel, step, pad, more in along)
+            return Geometry(self.kernel, self.stride, self.padding, (height, width), size)
+        height, width = ((given + 2 * pad - kernel) // step + 1 for given, kernel, step, pad, _ in along)
+        return Geometry(self.kernel, self.stride, self.padding, size, (height, width))
+
+
+class StackedBatchNorm(Twin):
+    """Of ``nn.BatchNorm1d`` and ``nn.BatchNorm2d``: statistics for each member and channel."""
+
+    def __init__(self, layers: Sequence[nn.Module], dtype: torch.dtype) -> None:
+        super().__init__(layers, dtype)
+        layer = cast(nn.BatchNorm2d, layers[0])
+        self.eps, self.momentum, self.rectified = layer.eps, cast(float, layer.momentum), False
+
+    @staticmethod
+    def takes(layer: nn.Module) -> bool:
+        """With weights and a moving average."""
+        known = isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        return known and layer.affine and layer.track_running_stats and layer.momentum is not None  # type: ignore[union-attr]
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Keeps the shape (K * B, C, ...)."""
+        last = maps.movedim(1, -1)
+        rows = last.reshape(self.members, -1, last.shape[-1])
+        weight, bias = self.get_parameter("weight").unsqueeze(1), self.get_parameter("bias").unsqueeze(1)
+        if self.training:
+            normal, mean, variance = cast(tuple[Tensor, ...], _Normalize.apply(rows, weight, bias, self.eps, self.rectified))
+            self._follow(mean, variance, rows.shape[1])
+        else:
+            scale = weight * (self.get_buffer("running_var").unsqueeze(1) + self.eps).rsqrt()
+            normal = torch.addcmul(bias - self.get_buffer("running_mean").unsqueeze(1) * scale, rows, scale)
+            normal = normal.relu() if self.rectified else normal
+        return normal.view(last.shape).movedim(-1, 1)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        self.get_buffer("running_mean").lerp_(mean.squeeze(1), self.momentum)
+        self.get_buffer("running_var").lerp_(variance.squeeze(1) * (count / (count - 1)), self.momentum)
+        self.get_buffer("num_batches_tracked").add_(1)
+
+
+class _Normalize(torch.autograd.Function):
+    """Batch norm in training mode of (K, N, C) over N, and ReLU after it; also gives mean and biased variance, (K, 1, C)."""
+
+    @staticmethod
+    def forward(
+        context: Any, rows: Tensor, weight: Tensor, bias: Tensor, eps: float, rectified: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        mean = rows.mean(dim=1, keepdim=True)
+        normal = rows - mean
+        variance = normal.square().mean(dim=1, keepdim=True)
+        inverse = (variance + eps).rsqrt()
+        normal *= inverse
+        result = torch.addcmul(bias, normal, weight)
+        if rectified:
+            result.relu_()
+        context.save_for_backward(normal, weight, inverse, result if rectified else None)
+        context.mark_non_differentiable(mean, variance)
+        return result, mean, variance
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        normal, weight, inverse, result = context.saved_tensors
+        gradient = gradients[0]
+        if result is not None:
+            gradient = torch.ops.aten.threshold_backward(gradient.contiguous(), result, 0)
+        to_bias = gradient.sum(dim=1, keepdim=True)
+        to_weight = (gradient * normal).sum(dim=1, keepdim=True)
+        scale = weight * inverse
+        count = normal.shape[1]
+        to_rows = (gradient * scale).sub_(scale * to_bias / count).addcmul_(normal, scale * to_weight / count, value=-1)
+        return to_rows, to_weight, to_bias, None, None
+
+
+class OneByOne(nn.Module):
+    """Of any layer: calls it for each member, which is right for every kind and fast for none."""
+
+    def __init__(self, layers: Sequence[nn.Module], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.members = len(layers)
+        self.__dict__["layer"] = layer = copy.deepcopy(layers[0])  # its weights are this module's, under their own names
+        for path, module in layer.named_modules():
+            own = [other.get_submodule(path) for other in layers]
+            for name, parameter in module.named_parameters(recurse=False):
+                module._parameters[name] = nn.Parameter(_stacked([getattr(each, name) for each in own]), parameter.requires_grad)
+            for name, _ in module.named_buffers(recurse=False):
+                module._buffers[name] = _stacked([getattr(each, name) for each in own])
+        self._modules, self._parameters, self._buffers = layer._modules, layer._parameters, layer._buffers
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs and outputs with the members along the first axis."""
+        self.layer.train(self.training)
+        weights = dict(self.layer.named_parameters()) | dict(self.layer.named_buffers())
+        parts = inputs.chunk(self.members)
+        outputs = [
+            torch.func.functional_call(self.layer, {name: each[member] for name, each in weights.items()}, (part,))
+            for member, part in enumerate(parts)
+        ]
+        return torch.cat(outputs)
+
+
+class TwinClass(Protocol):
+    """A fast twin of a kind of layer."""
+
+    def __call__(self, layers: Sequence[nn.Module], dtype: torch.dtype) -> nn.Module:
+        """The twin of K layers."""
+
+    def takes(self, layer: nn.Module) -> bool:
+        """Whether it can stand for this one."""
+
+
+def stack(members: Sequence[nn.Module], dtype: torch.dtype = torch.float32, twins: Mapping[type, TwinClass] | None = None) -> Any:
+    """Makes one network of K networks of the same structure.
+
+    Args:
+        members: On one device.
+        dtype: Of the operands of products while it trains; everything else is float32.
+        twins: Twins for layers that are not in ``TWINS``.
+
+    Returns:
+        A module with the members' structure and names; inputs and outputs (K * B, ...), the members one after the other.
+    """
+    first = members[0]
+    twin = (TWINS | dict(twins or {})).get(type(first))
+    if twin is not None and twin.takes(first):
+        return twin(members, dtype)
+    if next(first.parameters(recurse=False), None) is not None or next(first.buffers(recurse=False), None) is not None:
+        return OneByOne(members, dtype)
+    shell = copy.copy(first)
+    children: dict[str, nn.Module | None] = {name: stack([member.get_submodule(name) for member in members], dtype, twins) for name, _ in first.named_children()}
+    shell._modules = _fused(children) if isinstance(first, nn.Sequential) else children
+    return shell
+
+
+def _fused(layers: dict[str, nn.Module | None]) -> dict[str, nn.Module | None]:
+    """Leaves the ReLU after a batch norm to the batch norm."""
+    for before, name in pairwise(layers):
+        norm = layers[before]
+        if isinstance(norm, StackedBatchNorm) and type(layers[name]) is nn.ReLU:
+            norm.rectified = True
+            layers[name] = nn.Identity()
+    return layers
+
+
+def member_state(stacked: Mapping[str, Tensor], member: int, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One member's part of tensors by name, cut to the shapes that it has as a network of its own."""
+    return {name: tensor[member][tuple(slice(size) for size in like[name].shape)] for name, tensor in stacked.items()}
+
+
+def stack_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors of all members by name, (K, ...), smaller ones filled up with zeros: the inverse of ``member_state``."""
+    return {name: _stacked([state[name] for state in states]) for name in states[0]}
+
+
+@torch.no_grad()
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    largest = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
+    result = tensors[0].new_zeros(len(tensors), *largest)
+    for place, tensor in zip(result, tensors, strict=True):
+        place[tuple(slice(size) for size in tensor.shape)] = tensor
+    return result
+
+
+TWINS: dict[type, TwinClass] = {
+    nn.Linear: StackedLinear,
+    nn.Conv2d: StackedConvolution,
+    nn.ConvTranspose2d: StackedConvolution,
+    nn.BatchNorm1d: StackedBatchNorm,
+    nn.BatchNorm2d: StackedBatchNorm,
+}

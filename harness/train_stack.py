@@ -1,0 +1,252 @@
+"""Training of a group as one stack: the fast twin of ``train.train_group``, from the same states to the same states."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+from harness.config import EpochLog, TrialConfig
+from harness.models import Autoencoder
+from harness.splits import Splits
+from harness.stacks import member_state, stack, stack_states
+from harness.train import (
+    Arrays,
+    LOSSES,
+    SCHEDULES,
+    TrainState,
+    describe_error,
+    image_order,
+    load_model,
+    shape_of,
+    to_arrays,
+    to_tensors,
+    train_group,
+    what_is_not_finite,
+)
+
+BLOCK = 1024
+"""Images of all members together that are validated at a time on a CPU, which keeps them in its cache."""
+
+BLOCK_ON_GPU = 64 * 1024
+"""The same on a GPU, which wants much work at a time."""
+
+BETAS, EPS = (0.9, 0.999), 1e-8
+"""Of Adam: those of ``torch.optim.Adam``."""
+
+
+def train_group_as_stack(
+    configs: Sequence[TrialConfig], states: Sequence[TrainState], epochs: int, splits: Splits, dtype: torch.dtype = torch.float32
+) -> tuple[list[TrainState], list[list[EpochLog]]]:
+    """Trains all members of a group at once for some epochs more.
+
+    Members that have failed or have had all their epochs are passed through. Where the stack cannot be trained (it may be
+    too large for the memory), its members are trained one after the other, so that an error is its own member's.
+
+    Args:
+        configs: One resolved configuration a member; they differ in seed, latent size and learning rate at most.
+        states: One state a member.
+        epochs: How many more epochs.
+        splits: The images, on the device to train on.
+        dtype: Of the operands of products in training steps; all else is float32.
+
+    Returns:
+        The new states and each member's logs. The seconds of an epoch are the member's share of the time that all took.
+    """
+    outcomes: dict[int, tuple[TrainState, list[EpochLog]]] = {}
+    for members in _in_step(configs, states):
+        chosen, own = [configs[member] for member in members], [states[member] for member in members]
+        try:
+            results = train_stack(chosen, own, min(epochs, chosen[0].epochs - own[0].epoch), splits, dtype)
+        except Exception:  # whatever it is: alone, each member has its own result or its own error
+            results = list(zip(*train_group(chosen, own, epochs, splits), strict=True))
+        outcomes |= dict(zip(members, results, strict=True))
+    whole = [outcomes.get(member, (state, [])) for member, state in enumerate(states)]
+    return [state for state, _ in whole], [logs for _, logs in whole]
+
+
+def _in_step(configs: Sequence[TrialConfig], states: Sequence[TrainState]) -> list[list[int]]:
+    """Members with epochs left, those that have had equally many together."""
+    teams: dict[int, list[int]] = {}
+    for member, (config, state) in enumerate(zip(configs, states, strict=True)):
+        if not state.failure and state.epoch < config.epochs:
+            teams.setdefault(state.epoch, []).append(member)
+    return list(teams.values())
+
+
+def train_stack(
+    configs: Sequence[TrialConfig], states: Sequence[TrainState], epochs: int, splits: Splits, dtype: torch.dtype
+) -> list[tuple[TrainState, list[EpochLog]]]:
+    """Trains members that have had equally many epochs for as many more; no number leaves the device before the end."""
+    started = time.perf_counter()
+    images = splits.train.images
+    members = [load_model(config, state, shape_of(images), str(images.device)) for config, state in zip(configs, states, strict=True)]
+    net: Autoencoder = stack(members, dtype)
+    optimizer = StackedAdam(net, [state.moments for state in states], [config.learning_rate for config in configs])
+    numbers = []
+    for epoch in range(states[0].epoch + 1, states[0].epoch + epochs + 1):
+        losses = _train_epoch(net, optimizer, configs, images, epoch)
+        numbers.append(torch.cat((losses, stacked_mse(net, splits.validation.images, len(configs)).unsqueeze(1)), dim=1))
+    table = torch.stack(numbers).tolist()  # (epochs, K, 3): here the host waits for the device
+    seconds = (time.perf_counter() - started) / epochs / len(configs)
+    weights, moments = net.state_dict(), optimizer.moments()
+    results = []
+    for member, (config, state, model) in enumerate(zip(configs, states, members, strict=True)):
+        logs, failure = _read_logs(config, state, [row[member] for row in table], _steps(config, images), seconds)
+        new = TrainState(
+            epoch=state.epoch + len(logs),
+            weights=to_arrays(member_state(weights, member, model.state_dict())),
+            moments=to_arrays(_member_moments(moments, member, model)),
+            logs=(*state.logs, *logs),
+            failure=failure,
+        )
+        results.append((new, logs))
+    return results
+
+
+def _train_epoch(
+    net: Autoencoder, optimizer: StackedAdam, configs: Sequence[TrialConfig], images: Tensor, epoch: int
+) -> Tensor:
+    """Trains an epoch in place; gives each member's mean loss and squared error over its steps, (K, 2)."""
+    config, steps = configs[0], _steps(configs[0], images)
+    net.train()
+    batches = _batches(configs, images, epoch)
+    sums = torch.zeros(len(configs), 2, device=images.device)
+    for step in range(steps):
+        share = SCHEDULES[config.schedule]((epoch - 1) * steps + step, config.epochs * steps)
+        optimizer.zero_grad()
+        sums += _backward(net, images.index_select(0, batches[step]), config.loss, len(configs))
+        optimizer.step(share)
+    return sums / steps
+
+
+def _backward(net: nn.Module, batch: Tensor, loss_name: str, members: int) -> Tensor:
+    """Adds the gradients of every member's own loss; gives loss and squared error, (K, 2)."""
+    reconstructions = net(batch)
+    losses = LOSSES[loss_name](reconstructions, batch, reduction="none").view(members, -1).mean(dim=1)
+    losses.sum().backward()  # a member's weights are in its own loss only
+    if loss_name == "mse":
+        return torch.stack((losses.detach(), losses.detach()), dim=1)
+    squared = LOSSES["mse"](reconstructions.detach(), batch, reduction="none").view(members, -1).mean(dim=1)
+    return torch.stack((losses.detach(), squared), dim=1)
+
+
+def _batches(configs: Sequence[TrialConfig], images: Tensor, epoch: int) -> Tensor:
+    """Which images each step takes, (steps, K * B): every member in its own order."""
+    steps = _steps(configs[0], images)
+    size = min(configs[0].batch_size, len(images))
+    orders = torch.stack([image_order(config.seed, epoch, len(images))[: steps * size] for config in configs])
+    return orders.view(len(configs), steps, size).transpose(0, 1).reshape(steps, -1).to(images.device)
+
+
+def _steps(config: TrialConfig, images: Tensor) -> int:
+    return len(images) // min(config.batch_size, len(images))
+
+
+@torch.no_grad()
+def stacked_mse(net: nn.Module, images: Tensor, members: int) -> Tensor:
+    """Each member's mean squared error per pixel in evaluation mode, (K,)."""
+    net.eval()
+    total = torch.zeros(members, dtype=torch.float64, device=images.device)
+    for part in images.split(max(1, (BLOCK if images.device.type == "cpu" else BLOCK_ON_GPU) // members)):
+        repeated = part.expand(members, *part.shape)
+        squares = (net(repeated.flatten(0, 1)).view(repeated.shape) - repeated).square()
+        total += squares.flatten(1).sum(dim=1, dtype=torch.float64)
+    return (total / images.numel()).float()
+
+
+def _read_logs(
+    config: TrialConfig, state: TrainState, rows: Sequence[Sequence[float]], steps: int, seconds: float
+) -> tuple[list[EpochLog], str]:
+    """The logs of a member up to the first that is not finite, and what is not finite about that one."""
+    logs: list[EpochLog] = []
+    for epoch, (train_loss, train_mse, val_mse) in enumerate(rows, start=state.epoch + 1):
+        rate = SCHEDULES[config.schedule](epoch * steps - 1, config.epochs * steps) * config.learning_rate
+        log = EpochLog(epoch, train_loss, train_mse, val_mse, rate, seconds)
+        failure = what_is_not_finite(log, (*state.logs, *logs))
+        if failure:
+            return logs, failure
+        logs.append(log)
+    return logs, ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Team:
+    """What one call of Adam updates: the whole stack where all rates are equal, one member of it where they differ."""
+
+    rate: float
+    member: int | None
+    steps: list[Tensor]
+
+    def part(self, tensor: Tensor) -> Tensor:
+        """The team's part of a tensor of the stack."""
+        return tensor if self.member is None else tensor[self.member]
+
+
+class StackedAdam:
+    """Adam (Kingma and Ba 2015) for a stack, with a learning rate for each member; the numbers are ``torch.optim.Adam``'s."""
+
+    def __init__(self, net: nn.Module, moments: Sequence[Arrays], rates: Sequence[float]) -> None:
+        """Takes up the members' moments, which are empty before the first step."""
+        self.parameters = list(net.parameters())
+        self.averages = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
+        done = 0.0
+        if moments[0]:
+            saved = stack_states([to_tensors(own) for own in moments])
+            for index, (average, square) in enumerate(zip(self.averages, self.squares, strict=True)):
+                average.copy_(saved[f"exp_avg.{index}"])
+                square.copy_(saved[f"exp_avg_sq.{index}"])
+            done = float(moments[0]["step.0"])
+        device = self.parameters[0].device
+        teams = [(rates[0], None)] if len(set(rates)) == 1 else [(rate, member) for member, rate in enumerate(rates)]
+        self.teams = [
+            _Team(rate, member, [torch.full((), done, device=device) for _ in self.parameters]) for rate, member in teams
+        ]
+        self.members = len(rates)
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self, share: float) -> None:
+        """Takes a step with each member's learning rate times a share."""
+        for team in self.teams:
+            adam(
+                [team.part(parameter) for parameter in self.parameters],
+                [team.part(parameter.grad) for parameter in self.parameters if parameter.grad is not None],
+                [team.part(average) for average in self.averages],
+                [team.part(square) for square in self.squares],
+                [],
+                team.steps,
+                fused=True,
+                amsgrad=False,
+                beta1=BETAS[0],
+                beta2=BETAS[1],
+                lr=team.rate * share,
+                weight_decay=0.0,
+                eps=EPS,
+                maximize=False,
+            )
+
+    def moments(self) -> dict[str, Tensor]:
+        """The state as ``torch.optim.Adam`` names it, (K, ...)."""
+        state: dict[str, Tensor] = {}
+        for index, (average, square) in enumerate(zip(self.averages, self.squares, strict=True)):
+            step = self.teams[0].steps[index]
+            state |= {f"step.{index}": step.expand(self.members), f"exp_avg.{index}": average, f"exp_avg_sq.{index}": square}
+        return state
+
+
+def _member_moments(moments: dict[str, Tensor], member: int, model: nn.Module) -> dict[str, Tensor]:
+    """A member's part of the moments, in the shapes of its own parameters."""
+    like: dict[str, Tensor] = {}
+    for index, parameter in enumerate(model.parameters()):
+        like |= {f"step.{index}": torch.empty(()), f"exp_avg.{index}": parameter, f"exp_avg_sq.{index}": parameter}
+    return member_state(moments, member, like)
