@@ -200,11 +200,15 @@ class Placement:
         data_root: Folder with the downloaded datasets.
         device: ``"cpu"`` or ``"cuda"``.
         data_fingerprint: SHA-256 that the images must have; empty where any will do.
+        trainer: ``"stacked"``, or ``"plain"`` for one trial after the other.
+        precision: Of the products in training steps: ``"float32"`` or ``"bfloat16"``.
     """
 
     data_root: str
     device: str = "cpu"
     data_fingerprint: str = ""
+    trainer: str = "stacked"
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)

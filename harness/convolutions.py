@@ -17,11 +17,11 @@ from torch.nn import functional
 
 Pair = tuple[int, int]
 
-SMALL_MAP = 64
-"""Positions up to which patches of all members at once beat a convolution for each member on a CPU."""
+SMALL_MAP, SMALL_MAP_OF_FEW = 16, 64
+"""Positions up to which patches of all members at once beat a convolution for each member on a CPU; the latter where the
+large map has ``FEW_CHANNELS`` at the most, as images have. Torch's own transposed convolution to so few is always slower."""
 
 FEW_CHANNELS = 3
-"""Channels up to which torch's transposed convolution on a CPU is slower than patches, whatever the size."""
 
 
 class Geometry(NamedTuple):
@@ -65,7 +65,8 @@ def choose(geometry: Geometry, large_channels: int, transposed: bool, device: st
     positions = geometry.large[0] * geometry.large[1]
     if positions <= geometry.kernel[0] * geometry.kernel[1]:
         return "matrix"  # no larger than the patches, and nothing to copy
-    if device != "cpu" or positions <= SMALL_MAP or (transposed and large_channels <= FEW_CHANNELS):
+    few = large_channels <= FEW_CHANNELS
+    if device != "cpu" or (few and transposed) or positions <= (SMALL_MAP_OF_FEW if few else SMALL_MAP):
         return "patches"
     return "native"
 

@@ -53,6 +53,11 @@ class InlineExecutor:
         """Has nothing to end."""
 
 
+HUGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=2000000000"
+"""Has a worker's memory in huge pages and kept once it is had, where the C library is glibc. A stack goes through tens of
+megabytes at every step; in pages of 4 kB, asked for anew each time, that costs up to a third of the step."""
+
+
 class ProcessExecutor:
     """Runs the functions in freshly started processes, which stay for the whole sweep."""
 
@@ -62,7 +67,7 @@ class ProcessExecutor:
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Queues the function for the next free worker, which is started here where there is none yet."""
-        with _interrupts_held():
+        with _interrupts_held(), _environment("GLIBC_TUNABLES", HUGE_PAGES):
             return self._pool.submit(function, *arguments)
 
     def __enter__(self) -> Self:
@@ -87,6 +92,19 @@ def _interrupts_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Sets a variable, where it has no value yet, for the processes that start now."""
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _start_worker() -> None:

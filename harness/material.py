@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
 import torch
+from torch import nn
 
 from harness import datasets
 from harness.config import Placement, TrialConfig
@@ -14,7 +15,8 @@ from harness.interpolation import DISTANCE_PAIRS
 from harness.models import Shape
 from harness.rules import UserError
 from harness.splits import Splits, interpolation_pairs, label_draws, make_splits, shown_indices
-from harness.transfer import LabelledInputs, TransferOutcome, classify_features
+from harness.transfer import LabelledInputs, TransferOutcome, TransferTask
+from harness.transfer_stack import classify_all
 
 SHOWN_IMAGES = 12
 FLOOR_SEED = 0
@@ -78,9 +80,10 @@ class Material:
         if key not in self._floor_transfers:
             inputs = self._floor_inputs(components, [*self.draws(config.labels, config.draws), self.test_inputs])
             reference = self._floor_features(self.splits.train.images, components)
-            self._floor_transfers[key] = classify_features(
-                inputs[:-1], inputs[-1], reference, self.classes, config.transfer_epochs, FLOOR_SEED
+            task = TransferTask(
+                nn.Identity(), inputs[:-1], inputs[-1], reference, self.classes, config.transfer_epochs, FLOOR_SEED
             )
+            self._floor_transfers[key] = classify_all([task])[0]
         return self._floor_transfers[key]
 
     def _floor_inputs(self, components: int, parts: Sequence[LabelledInputs]) -> list[LabelledInputs]:

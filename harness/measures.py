@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from harness import interpolation, latents, models, transfer
 from harness.config import TrialConfig
 from harness.material import Material
 from harness.train import TrainState, apply_in_blocks, load_model
-from harness.transfer import LabelledInputs, TransferOutcome
+from harness.transfer import LabelledInputs, TransferOutcome, TransferTask
+from harness.transfer_stack import classify_all
 
 TRANSFER_MODES = ("frozen", "finetuned", "scratch")
 HEAD_SEED_STRIDE = 1000
@@ -69,8 +70,8 @@ class Evaluation:
 
     @cached_property
     def transfers(self) -> dict[str, TransferOutcome]:
-        """Few-label transfer by mode."""
-        return {mode: self._transfer(mode) for mode in TRANSFER_MODES}
+        """Few-label transfer by mode; ``measure_transfers`` gives many evaluations theirs at once."""
+        return {mode: transfer.classify(self.transfer_task(mode)) for mode in TRANSFER_MODES}
 
     @property
     def curves(self) -> dict[str, tuple[float, ...]]:
@@ -79,19 +80,28 @@ class Evaluation:
             f"transfer/{mode}/{name}": self.transfers[mode].curve(name) for mode in TRANSFER_MODES for name in transfer.CURVES
         }
 
-    def _transfer(self, mode: str) -> TransferOutcome:
+    def transfer_task(self, mode: str) -> TransferTask:
+        """What is classified in one of the ``TRANSFER_MODES``, and with what."""
         config, material = self.config, self.material
         draws, test = material.draws(config.labels, config.draws), material.test_inputs
         common = (material.classes, config.transfer_epochs, HEAD_SEED_STRIDE * config.seed)
         if mode == "frozen":
             coded = [LabelledInputs(apply_in_blocks(self.model.encoder, draw.inputs), draw.labels) for draw in draws]
-            return transfer.classify_features(coded, LabelledInputs(self.codes, test.labels), self.training_codes, *common)
+            return TransferTask(nn.Identity(), coded, LabelledInputs(self.codes, test.labels), self.training_codes, *common)
         if mode == "finetuned":
-            return transfer.classify_with_encoder(self.model.encoder, draws, test, self.training_codes, *common)
+            return TransferTask(self.model.encoder, draws, test, self.training_codes, *common)
         untrained = models.build(material.shape, config).to(material.device).encoder
         transfer.calibrate_batch_norm(untrained, material.splits.train.images)
         reference = apply_in_blocks(untrained, material.splits.train.images)
-        return transfer.classify_with_encoder(untrained, draws, test, reference, *common)
+        return TransferTask(untrained, draws, test, reference, *common)
+
+
+@torch.no_grad()
+def measure_transfers(evaluations: Sequence[Evaluation], dtype: torch.dtype = torch.float32) -> None:
+    """Gives evaluations that differ in seed and latent size at most their ``transfers``, all of a mode as one stack."""
+    by_mode = {mode: classify_all([each.transfer_task(mode) for each in evaluations], dtype) for mode in TRANSFER_MODES}
+    for index, evaluation in enumerate(evaluations):
+        evaluation.transfers = {mode: outcomes[index] for mode, outcomes in by_mode.items()}
 
 
 @dataclass(frozen=True)

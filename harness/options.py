@@ -11,6 +11,8 @@ from harness.config import DATASET_FIELDS, StudyConfig, rule_of
 from harness.rules import Rule, UserError, unknown
 
 DEVICES = ("auto", "cpu", "cuda")
+TRAINERS = ("stacked", "plain")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 EPILOG = """\
 examples:
@@ -35,8 +37,10 @@ class Request:
         trials: How many trials at the most, where given.
         data_root: Folder of the downloaded datasets, where given.
         workers: Number of worker processes; 0 lets the harness choose.
-        group_size: Trials that train together as one task; 0 lets the harness choose.
+        group_size: Trials that train together as one stack; 0 lets the harness choose.
         device: One of ``DEVICES``.
+        trainer: One of ``TRAINERS``.
+        precision: One of ``PRECISIONS``.
         executor: Name of an executor.
         tracking_uri: Of MLflow, where given.
         fresh: Start another sweep even where there is one to resume.
@@ -54,6 +58,8 @@ class Request:
     workers: int = 0
     group_size: int = 0
     device: str = "auto"
+    trainer: str = "stacked"
+    precision: str = "auto"
     executor: str = "processes"
     tracking_uri: str | None = None
     fresh: bool = False
@@ -86,6 +92,8 @@ def parse(words: Sequence[str]) -> Request:
         workers=_whole("--workers", options.workers, auto=True) or 0,
         group_size=_whole("--group-size", options.group_size, auto=True) or 0,
         device=_one_of("--device", options.device, DEVICES),
+        trainer=_one_of("--trainer", options.trainer, TRAINERS),
+        precision=_one_of("--precision", options.precision, PRECISIONS),
         executor=options.executor,
         tracking_uri=options.tracking_uri,
         fresh=options.fresh,
@@ -167,8 +175,14 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--workers", default="auto", metavar="N|auto", help="worker processes (default auto: one for each core, or GPU)"
     )
-    where.add_argument("--group-size", default="auto", metavar="N|auto", help="trials that are trained together as one task")
+    where.add_argument("--group-size", default="auto", metavar="N|auto", help="trials that are trained together as one stack")
     where.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="where to train (default auto)")
+    where.add_argument(
+        "--trainer", default="stacked", metavar="NAME", help="stacked (default), or plain: one trial after the other"
+    )
+    where.add_argument(
+        "--precision", default="auto", metavar="NAME", help="of products in training: float32 (default auto) or bfloat16"
+    )
     where.add_argument("--executor", default="processes", metavar="NAME", help="inline or processes (default)")
     where.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db in this folder)"

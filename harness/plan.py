@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import math
 import tokenize
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from harness.options import Request
 from harness.rules import UserError, unknown
 from harness.search import SamplerSearch, check_sampler
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Raised whenever a change of the harness changes a trial's numbers, so that old and new ones are never mixed."""
 
 
@@ -33,6 +34,7 @@ class SweepPlan:
         source: Text of the study file.
         trials: The grid's trials; empty where a sampler proposes them.
         placement: Where workers find the images and compute.
+        pixels: Of an image.
         identity: Names the sweep: equal for two sweeps exactly where their trials would give the same numbers.
     """
 
@@ -42,6 +44,7 @@ class SweepPlan:
     source: str
     trials: tuple[Trial, ...]
     placement: Placement
+    pixels: int
     identity: str
 
     @property
@@ -85,7 +88,13 @@ def make_plan(file: StudyFile, request: Request) -> SweepPlan:
     study = check(file, request)
     trials = grid_trials(study)
     first_round(study, file.search_space, request)
-    placement = Placement(datasets.data_root(request.data_root), choose_device(request.device))
+    device = choose_device(request.device)
+    placement = Placement(
+        data_root=datasets.data_root(request.data_root),
+        device=device,
+        trainer=request.trainer,
+        precision=choose_precision(request.precision, device, request.trainer),
+    )
     datasets.prepare(study.base.dataset, placement.data_root)
     data = datasets.load(study.base.dataset, placement.data_root, study.base.image_size)
     placement = replace(placement, data_fingerprint=data.fingerprint)
@@ -96,6 +105,7 @@ def make_plan(file: StudyFile, request: Request) -> SweepPlan:
         source=_read_source(file.path),
         trials=trials,
         placement=placement,
+        pixels=math.prod(data.shape),
         identity="",
     )
     return replace(plan, identity=fingerprint(_what_changes_results(plan)))
@@ -143,6 +153,17 @@ def choose_device(wanted: str) -> str:
     return "cpu" if wanted == "cpu" or not torch.cuda.is_available() else "cuda"
 
 
+def choose_precision(wanted: str, device: str, trainer: str) -> str:
+    """Turns ``auto`` into what was measured to pay without leaving the spread between seeds: float32 so far.
+
+    Raises:
+        UserError: if bfloat16 is wanted of the plain trainer, which has float32 only.
+    """
+    if trainer == "plain" and wanted == "bfloat16":
+        raise UserError("--precision is 'bfloat16', and the plain trainer has float32 only: leave --trainer out, or use float32")
+    return "float32" if wanted == "auto" else wanted
+
+
 def _overrides(study: StudyConfig, request: Request) -> dict[str, Any]:
     """The fields that are set over what a search space gives; a grid has them in its base."""
     return {} if study.sampler == "grid" else {name: values[0] for name, values in request.fields.items()}
@@ -160,6 +181,7 @@ def _what_changes_results(plan: SweepPlan) -> dict[str, Any]:
         "study": study.name,
         "data": plan.placement.data_fingerprint,
         "device": plan.placement.device.partition(":")[0],
+        "computed": [plan.placement.trainer, plan.placement.precision],
         "sampler": study.sampler,
     }
     if study.sampler == "grid":

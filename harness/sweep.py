@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from harness import models, pictures, report
-from harness.config import Trial, TrialConfig, TrialRecord, TrialResult
+from harness.config import Placement, Trial, TrialConfig, TrialRecord, TrialResult
 from harness.display import Display
 from harness.executors import EXECUTORS, Executor
 from harness.measures import METRICS
@@ -25,6 +25,15 @@ from harness.trial import Segment, evaluate_group, run_segment
 
 SEGMENTS = 3
 """Into so many segments a training is cut: enough to see it going on, few enough that the cutting costs nothing."""
+
+SMALL_IMAGE = 16 * 16
+"""Pixels up to which a training step is mostly overhead on a CPU."""
+
+GROUP_OF_SMALL, GROUP_OF_LARGE = 7, 2
+"""Trials in a stack on a CPU."""
+
+GROUP_ON_GPU, PIXELS_ON_GPU = 64, 32 * 32
+"""Trials in a stack on a GPU, for images of so many pixels; fewer for larger ones, which fill it and its memory sooner."""
 
 EVALUATION_SHARE = 1.0
 """The work of an evaluation, in trainings: for the bar only."""
@@ -162,9 +171,13 @@ def choose_workers(wanted: int, device: str) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def choose_group_size(wanted: int) -> int:
-    """As many as asked for; else one, which spreads best over workers as long as members train one after the other."""
-    return wanted or 1
+def choose_group_size(wanted: int, placement: Placement, pixels: int) -> int:
+    """As many as asked for; else as many as were measured to pay on the kind of device for images of so many pixels."""
+    if wanted or placement.trainer == "plain":
+        return wanted or 1
+    if placement.device == "cpu":
+        return GROUP_OF_SMALL if pixels <= SMALL_IMAGE else GROUP_OF_LARGE
+    return max(1, min(GROUP_ON_GPU, GROUP_ON_GPU * PIXELS_ON_GPU // pixels))
 
 
 @dataclass(frozen=True)
@@ -211,7 +224,7 @@ def _run_rounds(run: _Run, search: Search, trials: list[Trial], records: dict[in
 
 def _run_round(run: _Run, executor: Executor, trials: list[Trial], records: Mapping[int, TrialRecord]) -> Iterator[TrialRecord]:
     """Keeps as many groups under way as the executor has slots for, and gives each trial's record as it ends."""
-    groups = partition(trials, choose_group_size(run.means.group_size))
+    groups = partition(trials, choose_group_size(run.means.group_size, run.plan.placement, run.plan.pixels))
     waiting = deque(
         Group(f"{members[0].number}-{members[-1].number}", [trial for trial in members if trial.number not in records])
         for members in groups
@@ -233,7 +246,14 @@ def _run_round(run: _Run, executor: Executor, trials: list[Trial], records: Mapp
 
 
 def _begin(run: _Run, group: Group) -> Group:
-    tags = {"harness.group": group.name, "harness.executor": run.means.executor}
+    placement = run.plan.placement
+    tags = {
+        "harness.group": group.name,
+        "harness.executor": run.means.executor,
+        "harness.trainer": placement.trainer,
+        "harness.precision": placement.precision,
+        "harness.workers": str(choose_workers(run.means.workers, placement.device)),
+    }
     for trial in group.trials:
         run_id = run.tracker.start_trial(run.sweep, trial, _name(run.plan, trial), tags)
         group.run_ids.append(run_id)

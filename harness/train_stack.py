@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adam import adam
 
 from harness.config import EpochLog, TrialConfig
 from harness.models import Autoencoder
+from harness.optimizers import StackedAdam
 from harness.splits import Splits
 from harness.stacks import member_state, stack, stack_states
 from harness.train import (
-    Arrays,
     LOSSES,
     SCHEDULES,
     TrainState,
@@ -34,9 +32,6 @@ BLOCK = 1024
 
 BLOCK_ON_GPU = 64 * 1024
 """The same on a GPU, which wants much work at a time."""
-
-BETAS, EPS = (0.9, 0.999), 1e-8
-"""Of Adam: those of ``torch.optim.Adam``."""
 
 
 def train_group_as_stack(
@@ -86,14 +81,16 @@ def train_stack(
     images = splits.train.images
     members = [load_model(config, state, shape_of(images), str(images.device)) for config, state in zip(configs, states, strict=True)]
     net: Autoencoder = stack(members, dtype)
-    optimizer = StackedAdam(net, [state.moments for state in states], [config.learning_rate for config in configs])
+    optimizer = StackedAdam(net, [config.learning_rate for config in configs])
+    if states[0].moments:
+        optimizer.load_state(stack_states([to_tensors(state.moments) for state in states]))
     numbers = []
     for epoch in range(states[0].epoch + 1, states[0].epoch + epochs + 1):
         losses = _train_epoch(net, optimizer, configs, images, epoch)
         numbers.append(torch.cat((losses, stacked_mse(net, splits.validation.images, len(configs)).unsqueeze(1)), dim=1))
     table = torch.stack(numbers).tolist()  # (epochs, K, 3): here the host waits for the device
     seconds = (time.perf_counter() - started) / epochs / len(configs)
-    weights, moments = net.state_dict(), optimizer.moments()
+    weights, moments = net.state_dict(), optimizer.state()
     results = []
     for member, (config, state, model) in enumerate(zip(configs, states, members, strict=True)):
         logs, failure = _read_logs(config, state, [row[member] for row in table], _steps(config, images), seconds)
@@ -172,76 +169,6 @@ def _read_logs(
             return logs, failure
         logs.append(log)
     return logs, ""
-
-
-@dataclass(frozen=True, eq=False)
-class _Team:
-    """What one call of Adam updates: the whole stack where all rates are equal, one member of it where they differ."""
-
-    rate: float
-    member: int | None
-    steps: list[Tensor]
-
-    def part(self, tensor: Tensor) -> Tensor:
-        """The team's part of a tensor of the stack."""
-        return tensor if self.member is None else tensor[self.member]
-
-
-class StackedAdam:
-    """Adam (Kingma and Ba 2015) for a stack, with a learning rate for each member; the numbers are ``torch.optim.Adam``'s."""
-
-    def __init__(self, net: nn.Module, moments: Sequence[Arrays], rates: Sequence[float]) -> None:
-        """Takes up the members' moments, which are empty before the first step."""
-        self.parameters = list(net.parameters())
-        self.averages = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
-        done = 0.0
-        if moments[0]:
-            saved = stack_states([to_tensors(own) for own in moments])
-            for index, (average, square) in enumerate(zip(self.averages, self.squares, strict=True)):
-                average.copy_(saved[f"exp_avg.{index}"])
-                square.copy_(saved[f"exp_avg_sq.{index}"])
-            done = float(moments[0]["step.0"])
-        device = self.parameters[0].device
-        teams = [(rates[0], None)] if len(set(rates)) == 1 else [(rate, member) for member, rate in enumerate(rates)]
-        self.teams = [
-            _Team(rate, member, [torch.full((), done, device=device) for _ in self.parameters]) for rate, member in teams
-        ]
-        self.members = len(rates)
-
-    def zero_grad(self) -> None:
-        """Forgets the gradients."""
-        for parameter in self.parameters:
-            parameter.grad = None
-
-    @torch.no_grad()
-    def step(self, share: float) -> None:
-        """Takes a step with each member's learning rate times a share."""
-        for team in self.teams:
-            adam(
-                [team.part(parameter) for parameter in self.parameters],
-                [team.part(parameter.grad) for parameter in self.parameters if parameter.grad is not None],
-                [team.part(average) for average in self.averages],
-                [team.part(square) for square in self.squares],
-                [],
-                team.steps,
-                fused=True,
-                amsgrad=False,
-                beta1=BETAS[0],
-                beta2=BETAS[1],
-                lr=team.rate * share,
-                weight_decay=0.0,
-                eps=EPS,
-                maximize=False,
-            )
-
-    def moments(self) -> dict[str, Tensor]:
-        """The state as ``torch.optim.Adam`` names it, (K, ...)."""
-        state: dict[str, Tensor] = {}
-        for index, (average, square) in enumerate(zip(self.averages, self.squares, strict=True)):
-            step = self.teams[0].steps[index]
-            state |= {f"step.{index}": step.expand(self.members), f"exp_avg.{index}": average, f"exp_avg_sq.{index}": square}
-        return state
 
 
 def _member_moments(moments: dict[str, Tensor], member: int, model: nn.Module) -> dict[str, Tensor]:

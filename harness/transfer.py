@@ -61,6 +61,34 @@ class TransferOutcome:
         return tuple(self.curves.mean(dim=0)[:, CURVES.index(name)].tolist())
 
 
+@dataclass(frozen=True, eq=False)
+class TransferTask:
+    """One encoder and what to classify with it.
+
+    Attributes:
+        encoder: Inputs to codes, (B, d); it is trained along, and left as it is where it was given.
+        draws: Labelled inputs, (L, ...), one entry for each draw.
+        test: Test inputs.
+        reference: Codes of unlabelled training inputs by this encoder, (N, d), from which the scale is taken.
+        classes: Number of classes.
+        epochs: Epochs for each draw.
+        seed: Of the MLP's weights and of the order; the draw's number is added.
+    """
+
+    encoder: nn.Module
+    draws: Sequence[LabelledInputs]
+    test: LabelledInputs
+    reference: Tensor
+    classes: int
+    epochs: int
+    seed: int
+
+    def net(self, draw: int) -> nn.Sequential:
+        """Encoder, scale and MLP as they are before the training on a draw."""
+        head = make_head(self.reference.shape[1], self.classes, self.seed + draw).to(self.reference.device)
+        return nn.Sequential(copy.deepcopy(self.encoder), Standardize(self.reference), head)
+
+
 class Standardize(nn.Module):
     """Subtracts each feature's mean and divides all by one common scale.
 
@@ -79,48 +107,12 @@ class Standardize(nn.Module):
         return (features - self.get_buffer("mean")) / self.get_buffer("scale")
 
 
-def classify_features(
-    draws: Sequence[LabelledInputs], test: LabelledInputs, reference: Tensor, classes: int, epochs: int, seed: int
-) -> TransferOutcome:
-    """Trains the MLP on fixed features.
-
-    Args:
-        draws: Labelled features, (L, d), one entry for each draw.
-        test: Test features.
-        reference: Unlabelled training features, (N, d), from which the scale is taken.
-        classes: Number of classes.
-        epochs: Epochs for each draw.
-        seed: Of the MLP's weights and of the order; the draw's number is added.
-    """
-    return classify_with_encoder(nn.Identity(), draws, test, reference, classes, epochs, seed)
-
-
-def classify_with_encoder(
-    encoder: nn.Module,
-    draws: Sequence[LabelledInputs],
-    test: LabelledInputs,
-    reference: Tensor,
-    classes: int,
-    epochs: int,
-    seed: int,
-) -> TransferOutcome:
-    """Trains the MLP and the encoder under it together; the encoder that was given is left as it is.
-
-    Args:
-        encoder: Images to codes, (B, d).
-        draws: Labelled images, (L, C, H, W), one entry for each draw.
-        test: Test images.
-        reference: Codes of unlabelled training images by this encoder, (N, d), from which the scale is taken.
-        classes: Number of classes.
-        epochs: Epochs for each draw.
-        seed: Of the MLP's weights and of the order; the draw's number is added.
-    """
-    scale = Standardize(reference)
-    nets: list[nn.Module] = []
-    for index in range(len(draws)):
-        head = _mlp(reference.shape[1], classes, seed + index).to(reference.device)
-        nets.append(nn.Sequential(copy.deepcopy(encoder), copy.deepcopy(scale), head))
-    return _train_draws(nets, draws, test, epochs, seed)
+def classify(task: TransferTask) -> TransferOutcome:
+    """Trains the MLP, and the encoder under it, on each draw."""
+    results = [_train(task.net(index), draw, task, task.seed + index) for index, draw in enumerate(task.draws)]
+    return TransferOutcome(
+        torch.tensor([accuracy for accuracy, _ in results], dtype=torch.float64), torch.stack([curve for _, curve in results])
+    )
 
 
 @torch.no_grad()
@@ -142,25 +134,16 @@ def calibrate_batch_norm(encoder: nn.Module, images: Tensor) -> None:
     encoder.eval()
 
 
-def _train_draws(
-    nets: Sequence[nn.Module], draws: Sequence[LabelledInputs], test: LabelledInputs, epochs: int, seed: int
-) -> TransferOutcome:
-    results = [_train(net, draw, test, epochs, seed + index) for index, (net, draw) in enumerate(zip(nets, draws, strict=True))]
-    return TransferOutcome(
-        torch.tensor([accuracy for accuracy, _ in results], dtype=torch.float64), torch.stack([curve for _, curve in results])
-    )
-
-
 @torch.enable_grad()
-def _train(net: nn.Module, draw: LabelledInputs, test: LabelledInputs, epochs: int, seed: int) -> tuple[float, Tensor]:
+def _train(net: nn.Module, draw: LabelledInputs, task: TransferTask, seed: int) -> tuple[float, Tensor]:
     """Gives the accuracy on all test images and the curves, (epochs, 4)."""
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE, fused=True)
     generator = torch.Generator().manual_seed(seed)
-    shown = LabelledInputs(test.inputs[:CURVE_TEST_IMAGES], test.labels[:CURVE_TEST_IMAGES])
-    curves = torch.empty(epochs, len(CURVES), dtype=torch.float64)
-    for epoch in range(epochs):
+    shown = LabelledInputs(task.test.inputs[:CURVE_TEST_IMAGES], task.test.labels[:CURVE_TEST_IMAGES])
+    curves = torch.empty(task.epochs, len(CURVES), dtype=torch.float64)
+    for epoch in range(task.epochs):
         net.train()
-        for batch in _batches(torch.randperm(len(draw.labels), generator=generator)):
+        for batch in split_order(torch.randperm(len(draw.labels), generator=generator)):
             optimizer.zero_grad(set_to_none=True)
             batch = batch.to(draw.labels.device)
             functional.cross_entropy(net(draw.inputs[batch]), draw.labels[batch]).backward()
@@ -168,10 +151,10 @@ def _train(net: nn.Module, draw: LabelledInputs, test: LabelledInputs, epochs: i
         train_loss, train_accuracy = _loss_and_accuracy(net, draw)
         test_loss, test_accuracy = _loss_and_accuracy(net, shown)
         curves[epoch] = torch.tensor([train_loss, test_loss, train_accuracy, test_accuracy], dtype=torch.float64)
-    return _loss_and_accuracy(net, test)[1], curves
+    return _loss_and_accuracy(net, task.test)[1], curves
 
 
-def _batches(order: Tensor) -> list[Tensor]:
+def split_order(order: Tensor) -> list[Tensor]:
     """Cuts an order into batches; a single image left over joins the batch before, for batch norm needs two."""
     batches = list(order.split(BATCH_SIZE))
     if len(batches) > 1 and len(batches[-1]) == 1:
@@ -187,7 +170,8 @@ def _loss_and_accuracy(net: nn.Module, part: LabelledInputs, block: int = 1024) 
     return float(functional.cross_entropy(logits, part.labels)), float(accuracy)
 
 
-def _mlp(features: int, classes: int, seed: int) -> nn.Sequential:
+def make_head(features: int, classes: int, seed: int) -> nn.Sequential:
+    """The MLP with the weights that follow from a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(nn.Linear(features, HIDDEN_UNITS), nn.ReLU(), nn.Linear(HIDDEN_UNITS, classes))

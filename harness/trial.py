@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +11,9 @@ import torch
 from harness.artifacts import failure_artifacts, trial_artifacts
 from harness.config import EpochLog, Placement, TrialConfig, TrialResult
 from harness.material import Material, gather
-from harness.measures import Evaluation, measure_all
+from harness.measures import Evaluation, measure_all, measure_transfers
 from harness.train import TrainState, describe_error, initial_state, train_group
+from harness.train_stack import train_group_as_stack
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ def run_segment(
         material = gather(configs[0], placement)
         if states is None:
             states = [_begin(config, material) for config in configs]
-        return Segment(*train_group(configs, states, epochs, material.splits))
+        if placement.trainer == "plain":
+            return Segment(*train_group(configs, states, epochs, material.splits))
+        return Segment(*train_group_as_stack(configs, states, epochs, material.splits, PRECISIONS[placement.precision]))
 
 
 def _begin(config: TrialConfig, material: Material) -> TrainState:
@@ -57,18 +60,33 @@ def evaluate_group(configs: Sequence[TrialConfig], states: Sequence[TrainState],
     """Measures every member of a trained group; one that failed in training, or fails here, is a failed result."""
     with _as_everywhere(placement):
         material = gather(configs[0], placement)
-        return [_evaluate(config, state, material) for config, state in zip(configs, states, strict=True)]
+        begun = [_load(config, state, material) for config, state in zip(configs, states, strict=True)]
+        if placement.trainer != "plain":
+            _transfer_together([each for each in begun if isinstance(each, Evaluation)], PRECISIONS[placement.precision])
+        return [each if isinstance(each, TrialResult) else _evaluate(each) for each in begun]
 
 
-def _evaluate(config: TrialConfig, state: TrainState, material: Material) -> TrialResult:
+def _load(config: TrialConfig, state: TrainState, material: Material) -> Evaluation | TrialResult:
     if state.failure:
         return _failed(config, state, state.failure)
     try:
-        evaluation = Evaluation(config, state, material)
-        metrics = measure_all(evaluation)
-        return TrialResult(config, "finished", metrics, evaluation.curves, trial_artifacts(evaluation))
+        return Evaluation(config, state, material)
     except Exception as error:  # whatever it is, it is this trial's result and not the sweep's end
         return _failed(config, state, describe_error(error))
+
+
+def _transfer_together(evaluations: Sequence[Evaluation], dtype: torch.dtype) -> None:
+    """Leaves the transfers to each evaluation by itself where all at once cannot be done: an error is then its own."""
+    with suppress(Exception):
+        measure_transfers(evaluations, dtype)
+
+
+def _evaluate(evaluation: Evaluation) -> TrialResult:
+    try:
+        metrics = measure_all(evaluation)
+        return TrialResult(evaluation.config, "finished", metrics, evaluation.curves, trial_artifacts(evaluation))
+    except Exception as error:  # whatever it is, it is this trial's result and not the sweep's end
+        return _failed(evaluation.config, evaluation.state, describe_error(error))
 
 
 def _failed(config: TrialConfig, state: TrainState, failure: str) -> TrialResult:
@@ -78,8 +96,9 @@ def _failed(config: TrialConfig, state: TrainState, failure: str) -> TrialResult
 
 @contextmanager
 def _as_everywhere(placement: Placement) -> Iterator[None]:
-    """On a CPU: one thread and deterministic algorithms, so that every executor gives the same bits."""
+    """On a CPU one thread and deterministic algorithms, so that every executor gives the same bits; on a GPU full float32."""
     if placement.device != "cpu":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         yield
         return
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
@@ -90,3 +109,6 @@ def _as_everywhere(placement: Placement) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
+
+
+PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -1,0 +1,138 @@
+"""Few-label transfer of many encoders at once, all draws of all of them as one stack: the fast twin of ``transfer``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harness.optimizers import StackedAdam
+from harness.stacks import Twin, stack, stack_states
+from harness.transfer import (
+    CURVE_TEST_IMAGES,
+    CURVES,
+    LEARNING_RATE,
+    LabelledInputs,
+    Standardize,
+    TransferOutcome,
+    TransferTask,
+    split_order,
+)
+
+NETS_AT_ONCE, NETS_AT_ONCE_ON_GPU = 20, 1024
+"""Nets in a stack: on a CPU few enough that their weights stay near it, on a GPU as many as there may be."""
+
+BLOCK, BLOCK_ON_GPU = 2048, 128 * 1024
+"""Inputs of all nets together that are evaluated at a time."""
+
+
+class StackedStandardize(Twin):
+    """Of ``Standardize``."""
+
+    @staticmethod
+    def takes(layer: nn.Module) -> bool:
+        """Any."""
+        return True
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Keeps the shape (K * B, d)."""
+        rows = features.unflatten(0, (self.members, -1))
+        return ((rows - self.get_buffer("mean").unsqueeze(1)) / self.get_buffer("scale").view(-1, 1, 1)).flatten(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """One net: a task and the number of one of its draws."""
+
+    task: TransferTask
+    draw: int
+
+    @property
+    def labelled(self) -> LabelledInputs:
+        """What it is trained on."""
+        return self.task.draws[self.draw]
+
+
+def classify_all(tasks: Sequence[TransferTask], dtype: torch.dtype = torch.float32) -> list[TransferOutcome]:
+    """Gives what ``transfer.classify`` gives for each task, up to rounding.
+
+    Args:
+        tasks: With encoders of one structure and as many epochs, classes and labelled inputs each; their codes, and inputs
+            that are codes, may differ in size.
+        dtype: Of the operands of products in training steps.
+    """
+    jobs = [_Job(task, draw) for task in tasks for draw in range(len(task.draws))]
+    size = NETS_AT_ONCE if tasks[0].reference.device.type == "cpu" else NETS_AT_ONCE_ON_GPU
+    parts = [_train_nets(jobs[start : start + size], dtype) for start in range(0, len(jobs), size)]
+    accuracies, curves = (torch.cat(numbers) for numbers in zip(*parts, strict=True))
+    draws = [len(task.draws) for task in tasks]
+    return [TransferOutcome(*numbers) for numbers in zip(accuracies.split(draws), curves.split(draws), strict=True)]
+
+
+@torch.enable_grad()
+def _train_nets(jobs: Sequence[_Job], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Gives the accuracies on all test inputs, (nets,), and the curves, (nets, epochs, 4); float64."""
+    task, count = jobs[0].task, len(jobs)
+    net = stack([job.task.net(job.draw) for job in jobs], dtype, {Standardize: StackedStandardize})
+    optimizer = StackedAdam(net, [LEARNING_RATE] * count)
+    labelled = _together([job.labelled for job in jobs])
+    test = _together([job.task.test for job in jobs])
+    shown = LabelledInputs(test.inputs[:, :CURVE_TEST_IMAGES], test.labels[:, :CURVE_TEST_IMAGES])
+    curves = []
+    for batches in _epochs(jobs, labelled):
+        net.train()
+        for batch in batches:
+            optimizer.zero_grad()
+            inputs = labelled.inputs.flatten(0, 1).index_select(0, batch)
+            losses = functional.cross_entropy(net(inputs), labelled.labels.flatten().index_select(0, batch), reduction="none")
+            (losses.sum() / (len(batch) / count)).backward()  # the sum of every net's mean: its weights are in its own
+            optimizer.step(1.0)
+        curves.append(_measure(net, labelled, shown))
+    return _losses_and_accuracies(net, test)[1].cpu(), torch.stack(curves, dim=1).cpu()
+
+
+def _measure(net: nn.Module, labelled: LabelledInputs, shown: LabelledInputs) -> Tensor:
+    """One epoch of every net's curves, (nets, 4)."""
+    (train_loss, train_accuracy), (test_loss, test_accuracy) = (
+        _losses_and_accuracies(net, part) for part in (labelled, shown)
+    )
+    by_name = {
+        "train_loss": train_loss, "test_loss": test_loss, "train_accuracy": train_accuracy, "test_accuracy": test_accuracy
+    }
+    return torch.stack([by_name[name] for name in CURVES], dim=1)
+
+
+def _together(parts: Sequence[LabelledInputs]) -> LabelledInputs:
+    """Inputs (nets, L, ...) and labels (nets, L); codes of different sizes are filled up with zeros."""
+    if all(part is parts[0] for part in parts):
+        first = parts[0]
+        return LabelledInputs(first.inputs.expand(len(parts), *first.inputs.shape), first.labels.expand(len(parts), -1))
+    inputs = stack_states([{"inputs": part.inputs} for part in parts])["inputs"]
+    return LabelledInputs(inputs, torch.stack([part.labels for part in parts]))
+
+
+def _epochs(jobs: Sequence[_Job], labelled: LabelledInputs) -> list[list[Tensor]]:
+    """For each epoch its batches: which of all nets' inputs each takes, (nets * B,), every net in its own order."""
+    count, size = labelled.labels.shape
+    generators = [torch.Generator().manual_seed(job.task.seed + job.draw) for job in jobs]
+    starts = torch.arange(count).unsqueeze(1) * size
+    epochs = []
+    for _ in range(jobs[0].task.epochs):
+        orders = torch.stack([torch.randperm(size, generator=generator) for generator in generators])
+        batches = split_order(torch.arange(size))
+        epochs.append([(orders[:, batch] + starts).flatten().to(labelled.labels.device) for batch in batches])
+    return epochs
+
+
+@torch.no_grad()
+def _losses_and_accuracies(net: nn.Module, part: LabelledInputs) -> tuple[Tensor, Tensor]:
+    """Each net's mean cross-entropy and accuracy in evaluation mode, (nets,), float64."""
+    net.eval()
+    count, size = part.labels.shape
+    block = max(1, (BLOCK if part.labels.device.type == "cpu" else BLOCK_ON_GPU) // count)
+    logits = torch.cat([net(inputs.flatten(0, 1)).unflatten(0, (count, -1)) for inputs in part.inputs.split(block, dim=1)], dim=1)
+    losses = functional.cross_entropy(logits.flatten(0, 1), part.labels.flatten(), reduction="none").view(count, size)
+    return losses.double().mean(dim=1), (logits.argmax(dim=2) == part.labels).double().mean(dim=1)
