@@ -42,7 +42,9 @@ class Geometry(NamedTuple):
         )
 
 
-def convolve(maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool, dtype: torch.dtype) -> Tensor:
+def convolve(
+    maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool, dtype: torch.dtype
+) -> Tensor:
     """Convolves each member's maps with that member's weight, in the way that is fastest for the size and the device.
 
     Args:
@@ -91,9 +93,7 @@ class _Product(torch.autograd.Function):
     """Gradients come in the layouts of what they are gradients of: no copies afterwards."""
 
     @staticmethod
-    def forward(
-        context: Any, left: Tensor, right: Tensor, bias: Tensor | None, dtype: torch.dtype, turned: bool
-    ) -> Tensor:
+    def forward(context: Any, left: Tensor, right: Tensor, bias: Tensor | None, dtype: torch.dtype, turned: bool) -> Tensor:
         left, right = left.to(dtype), right.to(dtype)
         context.save_for_backward(left, right)
         context.turned = turned
@@ -119,7 +119,9 @@ class _Product(torch.autograd.Function):
         return to_left, to_right, to_bias, None, None
 
 
-def by_matrix(maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool, dtype: torch.dtype) -> Tensor:
+def by_matrix(
+    maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool, dtype: torch.dtype
+) -> Tensor:
     """On small maps a convolution is best made the matrix that it is: one product, no patches, no wasted taps."""
     members, small_channels, large_channels = weight.shape[:3]
     matrix = _as_matrix(weight, geometry)
@@ -137,18 +139,23 @@ def _as_matrix(weight: Tensor, geometry: Geometry) -> Tensor:
     """The matrix of every member's convolution, (K, L * large positions, small positions * S)."""
     members, small_channels, large_channels, *kernel = weight.shape
     taps = weight.permute(0, 2, 3, 4, 1).reshape(members, large_channels, kernel[0] * kernel[1], small_channels)
-    chosen = functional.pad(taps, (0, 0, 0, 1)).index_select(2, _taps(geometry, weight.device))
-    return chosen.view(members, large_channels * geometry.large[0] * geometry.large[1], -1)
+    table, has_gaps = _taps(geometry, weight.device)
+    if has_gaps:
+        taps = functional.pad(taps, (0, 0, 0, 1))
+    return taps.index_select(2, table).view(members, large_channels * geometry.large[0] * geometry.large[1], -1)
 
 
 @lru_cache(maxsize=64)
-def _taps(geometry: Geometry, device: torch.device) -> Tensor:
-    """The tap that joins each position of the large map with each of the small one; one more than the last for none."""
+def _taps(geometry: Geometry, device: torch.device) -> tuple[Tensor, bool]:
+    """The tap that joins each position of the large map with each of the small one; one more than the last for none.
+
+    Also says whether there are such gaps.
+    """
     rows, columns = (_taps_along(axis, geometry) for axis in (0, 1))
     rows, columns = rows[:, None, :, None], columns[None, :, None, :]
     none = geometry.kernel[0] * geometry.kernel[1]
     taps = torch.where((rows >= 0) & (columns >= 0), rows * geometry.kernel[1] + columns, none)
-    return taps.flatten().to(device)
+    return taps.flatten().to(device), bool((taps == none).any())
 
 
 def _taps_along(axis: int, geometry: Geometry) -> Tensor:
@@ -158,7 +165,9 @@ def _taps_along(axis: int, geometry: Geometry) -> Tensor:
     return taps.where((taps >= 0) & (taps < kernel), -1)
 
 
-def by_patches(maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool, dtype: torch.dtype) -> Tensor:
+def by_patches(
+    maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool, dtype: torch.dtype
+) -> Tensor:
     """Patches of all positions as rows, then one product (or the other way round)."""
     members, small_channels, large_channels = weight.shape[:3]
     taps = weight.permute(0, 3, 4, 2, 1).reshape(members, -1, small_channels)  # (K, kernel * kernel * L, S)
@@ -192,7 +201,10 @@ def _overlay(patches: Tensor, geometry: Geometry) -> Tensor:
     down, across = geometry.stride
     blocks = [-(-kernel // stride) for kernel, stride in zip(geometry.kernel, geometry.stride, strict=True)]
     cells = [small + more - 1 for small, more in zip(geometry.small, blocks, strict=True)]
-    cells = [max(cell, -(-(pad + large) // stride)) for cell, pad, large, stride in zip(cells, geometry.padding, geometry.large, geometry.stride, strict=True)]
+    cells = [
+        max(cell, -(-(pad + large) // stride))
+        for cell, pad, large, stride in zip(cells, geometry.padding, geometry.large, geometry.stride, strict=True)
+    ]
     count, channels = len(patches), patches.shape[5]
     padded = patches.new_zeros(count, cells[0], down, cells[1], across, channels)
     for i in range(blocks[0]):
@@ -237,7 +249,9 @@ class _Overlay(torch.autograd.Function):
         return _patches(gradients[0], context.geometry), None
 
 
-def by_members(maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool, dtype: torch.dtype) -> Tensor:
+def by_members(
+    maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool, dtype: torch.dtype
+) -> Tensor:
     """Torch's own convolution, member after member: best on a CPU where one convolution is work enough."""
     maps = maps.to(dtype).contiguous(memory_format=torch.channels_last)
     biases = [None] * len(weight) if bias is None else bias.to(dtype).unbind()
@@ -246,7 +260,9 @@ def by_members(maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geom
     return (torch.cat(results) if len(results) > 1 else results[0]).float()
 
 
-def by_groups(maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool, dtype: torch.dtype) -> Tensor:
+def by_groups(
+    maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool, dtype: torch.dtype
+) -> Tensor:
     """One grouped convolution, a group for each member."""
     members = len(weight)
     side_by_side = maps.to(dtype).unflatten(0, (members, -1)).transpose(0, 1).flatten(1, 2)
@@ -259,9 +275,7 @@ def _convolve_natively(
     maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool, groups: int
 ) -> Tensor:
     if transposed:
-        return functional.conv_transpose2d(
-            maps, weight, bias, geometry.stride, geometry.padding, geometry.output_padding, groups
-        )
+        return functional.conv_transpose2d(maps, weight, bias, geometry.stride, geometry.padding, geometry.output_padding, groups)
     return functional.conv2d(maps, weight, bias, geometry.stride, geometry.padding, groups=groups)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -41,21 +44,31 @@ def max_abs_correlation_null95(codes: Tensor, permutations: int = NULL_PERMUTATI
     Args:
         codes: (N, d).
         permutations: How often each unit is permuted on its own.
-        seed: Of the permutations.
+        seed: Of the first unit's permutations; the unit's index is added for the others.
 
     Returns:
         A correlation in [0, 1]; NaN where there is one unit only.
     """
-    scores = _standard_scores(codes).cpu()
+    scores = _standard_scores(codes)
     if scores.shape[1] < 2:
         return float("nan")
-    generator = torch.Generator().manual_seed(seed)
     units = scores.T.contiguous()  # (d, N)
-    maxima = torch.empty(permutations, dtype=torch.float64)
-    for index in range(permutations):
-        shuffled = torch.stack([unit[torch.randperm(len(unit), generator=generator)] for unit in units])
-        maxima[index] = _pairs(shuffled @ shuffled.T).abs().max()
-    return float(torch.quantile(maxima, 0.95))
+    orders = [_permutations(len(codes), permutations, seed + unit) for unit in range(len(units))]
+    maxima = [_largest_when_permuted(units, [order[index] for order in orders]) for index in range(permutations)]
+    return float(torch.quantile(torch.stack(maxima), 0.95))
+
+
+def _largest_when_permuted(units: Tensor, orders: Sequence[Tensor]) -> Tensor:
+    shuffled = units.gather(1, torch.stack(list(orders)).to(units.device).long())
+    return _pairs(shuffled @ shuffled.T).abs().max()
+
+
+@lru_cache(maxsize=128)
+def _permutations(count: int, permutations: int, seed: int) -> Tensor:
+    """Orders of so many codes, (permutations, count), the same for every trial: drawing them costs more than using them."""
+    generator = torch.Generator().manual_seed(seed)
+    dtype = torch.int16 if count <= torch.iinfo(torch.int16).max else torch.int32
+    return torch.stack([torch.randperm(count, generator=generator).to(dtype) for _ in range(permutations)])
 
 
 def total_correlation(codes: Tensor) -> float:

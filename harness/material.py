@@ -11,7 +11,7 @@ from torch import nn
 from harness import datasets
 from harness.config import Placement, TrialConfig
 from harness.floors import LinearFloors
-from harness.interpolation import DISTANCE_PAIRS
+from harness.interpolation import DISTANCE_PAIRS, nearest_mse
 from harness.models import Shape
 from harness.rules import UserError
 from harness.splits import Splits, interpolation_pairs, label_draws, make_splits, shown_indices
@@ -52,6 +52,12 @@ class Material:
     def pairs(self) -> list[tuple[int, int]]:
         """The fixed pairs of test images between which codes are interpolated."""
         return interpolation_pairs(self.splits.test.labels, self.split_seed, DISTANCE_PAIRS)
+
+    @cached_property
+    def data_distance(self) -> float:
+        """How far the images of the fixed pairs are from the training images: mean squared error to the nearest."""
+        real = self.splits.test.images[[index for pair in self.pairs for index in pair]]
+        return float(nearest_mse(real, self.splits.train.images).mean())
 
     @cached_property
     def shown(self) -> list[int]:

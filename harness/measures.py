@@ -65,8 +65,7 @@ class Evaluation:
         """That of the midpoints of the fixed pairs."""
         pairs = self.material.pairs
         midpoints = self.decode(interpolation.interpolate(self.codes, pairs, interpolation.MIDPOINTS).flatten(0, 1))
-        real = self.images[[index for pair in pairs for index in pair]]
-        return interpolation.manifold_distance(midpoints, real, self.material.splits.train.images)
+        return interpolation.manifold_distance(midpoints, self.material.splits.train.images, self.material.data_distance)
 
     @cached_property
     def transfers(self) -> dict[str, TransferOutcome]:

@@ -36,9 +36,7 @@ class StackedAdam:
         self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
         device = self.parameters[0].device
         teams = [(rates[0], None)] if len(set(rates)) == 1 else [(rate, member) for member, rate in enumerate(rates)]
-        self.teams = [
-            _Team(rate, member, [torch.zeros((), device=device) for _ in self.parameters]) for rate, member in teams
-        ]
+        self.teams = [_Team(rate, member, [torch.zeros((), device=device) for _ in self.parameters]) for rate, member in teams]
         self.members = len(rates)
 
     def zero_grad(self) -> None:

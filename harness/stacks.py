@@ -109,7 +109,7 @@ class StackedBatchNorm(Twin):
         else:
             scale = weight * (self.get_buffer("running_var").unsqueeze(1) + self.eps).rsqrt()
             normal = torch.addcmul(bias - self.get_buffer("running_mean").unsqueeze(1) * scale, rows, scale)
-            normal = normal.relu() if self.rectified else normal
+            normal = normal.relu_() if self.rectified else normal
         return normal.view(last.shape).movedim(-1, 1)
 
     @torch.no_grad()
@@ -207,7 +207,9 @@ def stack(members: Sequence[nn.Module], dtype: torch.dtype = torch.float32, twin
     if next(first.parameters(recurse=False), None) is not None or next(first.buffers(recurse=False), None) is not None:
         return OneByOne(members, dtype)
     shell = copy.copy(first)
-    children: dict[str, nn.Module | None] = {name: stack([member.get_submodule(name) for member in members], dtype, twins) for name, _ in first.named_children()}
+    children: dict[str, nn.Module | None] = {
+        name: stack([member.get_submodule(name) for member in members], dtype, twins) for name, _ in first.named_children()
+    }
     shell._modules = _fused(children) if isinstance(first, nn.Sequential) else children
     return shell
 

@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 from harness import models, pictures, report
@@ -31,6 +32,9 @@ SMALL_IMAGE = 16 * 16
 
 GROUP_OF_SMALL, GROUP_OF_LARGE = 7, 2
 """Trials in a stack on a CPU."""
+
+PARTS_ON_CPU = 2
+"""Groups at the least of trials that are alike: a CPU has several cores, and a small sweep should use more than one."""
 
 GROUP_ON_GPU, PIXELS_ON_GPU = 64, 32 * 32
 """Trials in a stack on a GPU, for images of so many pixels; fewer for larger ones, which fill it and its memory sooner."""
@@ -148,18 +152,30 @@ def open_search(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> Search:
     return SamplerSearch(plan.study, directions, plan.search_space, plan.overrides, models.resolve, records)
 
 
-def partition(trials: Sequence[Trial], group_size: int) -> list[list[Trial]]:
-    """Divides trials into groups that can train as one model.
+def partition(trials: Sequence[Trial], group_size: int, parts: int = 1) -> list[list[Trial]]:
+    """Divides trials into groups that can train as one model, of nearly equal sizes.
 
     A function of the trials alone, not of the workers or of what has ended, so that neither can change a result: of a
     group that has ended in part the rest is trained, as members of that group. Members differ in seed, latent size and
     learning rate at most.
+
+    Args:
+        trials: All of a round.
+        group_size: Trials in a group at the most.
+        parts: Groups at the least into which trials that are alike are divided.
     """
     alike: dict[TrialConfig, list[Trial]] = {}
     for trial in trials:
         alike.setdefault(replace(trial.config, seed=0, latent_size=1, learning_rate=1.0), []).append(trial)
-    groups = [members[start : start + group_size] for members in alike.values() for start in range(0, len(members), group_size)]
+    groups = [group for members in alike.values() for group in _divide(members, max(parts, -(-len(members) // group_size)))]
     return sorted(groups, key=lambda members: members[0].number)
+
+
+def _divide(members: list[Trial], parts: int) -> list[list[Trial]]:
+    """Cuts members in order into parts whose sizes differ by one at most."""
+    parts = min(parts, len(members))
+    ends = [len(members) * part // parts for part in range(parts + 1)]
+    return [members[start:end] for start, end in pairwise(ends)]
 
 
 def choose_workers(wanted: int, device: str) -> int:
@@ -224,7 +240,9 @@ def _run_rounds(run: _Run, search: Search, trials: list[Trial], records: dict[in
 
 def _run_round(run: _Run, executor: Executor, trials: list[Trial], records: Mapping[int, TrialRecord]) -> Iterator[TrialRecord]:
     """Keeps as many groups under way as the executor has slots for, and gives each trial's record as it ends."""
-    groups = partition(trials, choose_group_size(run.means.group_size, run.plan.placement, run.plan.pixels))
+    placement = run.plan.placement
+    group_size = choose_group_size(run.means.group_size, placement, run.plan.pixels)
+    groups = partition(trials, group_size, parts=PARTS_ON_CPU if placement.device == "cpu" and not run.means.group_size else 1)
     waiting = deque(
         Group(f"{members[0].number}-{members[-1].number}", [trial for trial in members if trial.number not in records])
         for members in groups
@@ -263,7 +281,9 @@ def _begin(run: _Run, group: Group) -> Group:
 
 def _submit(run: _Run, executor: Executor, group: Group) -> Future[Any]:
     if group.is_trained:
-        return executor.submit(evaluate_group, group.configs, group.states, run.plan.placement)
+        trained = [replace(state, moments={}) for state in group.states or ()]  # they are two thirds of a state
+        group.states = None
+        return executor.submit(evaluate_group, group.configs, trained, run.plan.placement)
     epochs = -(-group.trials[0].config.epochs // SEGMENTS)
     return executor.submit(run_segment, group.configs, group.states, epochs, run.plan.placement)
 

@@ -27,11 +27,8 @@ from harness.train import (
     what_is_not_finite,
 )
 
-BLOCK = 1024
-"""Images of all members together that are validated at a time on a CPU, which keeps them in its cache."""
-
-BLOCK_ON_GPU = 64 * 1024
-"""The same on a GPU, which wants much work at a time."""
+BLOCK, BLOCK_ON_GPU = 2**19, 2**27
+"""Pixels of all members together that are validated at a time: a CPU keeps them in its cache."""
 
 
 def train_group_as_stack(
@@ -79,7 +76,9 @@ def train_stack(
     """Trains members that have had equally many epochs for as many more; no number leaves the device before the end."""
     started = time.perf_counter()
     images = splits.train.images
-    members = [load_model(config, state, shape_of(images), str(images.device)) for config, state in zip(configs, states, strict=True)]
+    members = [
+        load_model(config, state, shape_of(images), str(images.device)) for config, state in zip(configs, states, strict=True)
+    ]
     net: Autoencoder = stack(members, dtype)
     optimizer = StackedAdam(net, [config.learning_rate for config in configs])
     if states[0].moments:
@@ -105,9 +104,7 @@ def train_stack(
     return results
 
 
-def _train_epoch(
-    net: Autoencoder, optimizer: StackedAdam, configs: Sequence[TrialConfig], images: Tensor, epoch: int
-) -> Tensor:
+def _train_epoch(net: Autoencoder, optimizer: StackedAdam, configs: Sequence[TrialConfig], images: Tensor, epoch: int) -> Tensor:
     """Trains an epoch in place; gives each member's mean loss and squared error over its steps, (K, 2)."""
     config, steps = configs[0], _steps(configs[0], images)
     net.train()
@@ -149,7 +146,8 @@ def stacked_mse(net: nn.Module, images: Tensor, members: int) -> Tensor:
     """Each member's mean squared error per pixel in evaluation mode, (K,)."""
     net.eval()
     total = torch.zeros(members, dtype=torch.float64, device=images.device)
-    for part in images.split(max(1, (BLOCK if images.device.type == "cpu" else BLOCK_ON_GPU) // members)):
+    at_once = BLOCK if images.device.type == "cpu" else BLOCK_ON_GPU
+    for part in images.split(max(1, at_once // (members * images[0].numel()))):
         repeated = part.expand(members, *part.shape)
         squares = (net(repeated.flatten(0, 1)).view(repeated.shape) - repeated).square()
         total += squares.flatten(1).sum(dim=1, dtype=torch.float64)

@@ -25,8 +25,8 @@ from harness.transfer import (
 NETS_AT_ONCE, NETS_AT_ONCE_ON_GPU = 20, 1024
 """Nets in a stack: on a CPU few enough that their weights stay near it, on a GPU as many as there may be."""
 
-BLOCK, BLOCK_ON_GPU = 2048, 128 * 1024
-"""Inputs of all nets together that are evaluated at a time."""
+BLOCK, BLOCK_ON_GPU = 2**19, 2**27
+"""Numbers in the inputs of all nets together that are evaluated at a time: a CPU keeps them in its cache."""
 
 
 class StackedStandardize(Twin):
@@ -96,12 +96,8 @@ def _train_nets(jobs: Sequence[_Job], dtype: torch.dtype) -> tuple[Tensor, Tenso
 
 def _measure(net: nn.Module, labelled: LabelledInputs, shown: LabelledInputs) -> Tensor:
     """One epoch of every net's curves, (nets, 4)."""
-    (train_loss, train_accuracy), (test_loss, test_accuracy) = (
-        _losses_and_accuracies(net, part) for part in (labelled, shown)
-    )
-    by_name = {
-        "train_loss": train_loss, "test_loss": test_loss, "train_accuracy": train_accuracy, "test_accuracy": test_accuracy
-    }
+    (train_loss, train_accuracy), (test_loss, test_accuracy) = (_losses_and_accuracies(net, part) for part in (labelled, shown))
+    by_name = {"train_loss": train_loss, "test_loss": test_loss, "train_accuracy": train_accuracy, "test_accuracy": test_accuracy}
     return torch.stack([by_name[name] for name in CURVES], dim=1)
 
 
@@ -132,7 +128,8 @@ def _losses_and_accuracies(net: nn.Module, part: LabelledInputs) -> tuple[Tensor
     """Each net's mean cross-entropy and accuracy in evaluation mode, (nets,), float64."""
     net.eval()
     count, size = part.labels.shape
-    block = max(1, (BLOCK if part.labels.device.type == "cpu" else BLOCK_ON_GPU) // count)
+    at_once = BLOCK if part.labels.device.type == "cpu" else BLOCK_ON_GPU
+    block = max(1, at_once // (count * part.inputs[0, 0].numel()))
     logits = torch.cat([net(inputs.flatten(0, 1)).unflatten(0, (count, -1)) for inputs in part.inputs.split(block, dim=1)], dim=1)
     losses = functional.cross_entropy(logits.flatten(0, 1), part.labels.flatten(), reduction="none").view(count, size)
     return losses.double().mean(dim=1), (logits.argmax(dim=2) == part.labels).double().mean(dim=1)
