@@ -268,7 +268,7 @@ def by_groups(
     side_by_side = maps.to(dtype).unflatten(0, (members, -1)).transpose(0, 1).flatten(1, 2)
     flat_bias = None if bias is None else bias.to(dtype).flatten()
     result = _convolve_natively(side_by_side, weight.to(dtype).flatten(0, 1), flat_bias, geometry, transposed, members)
-    return result.unflatten(1, (members, -1)).transpose(0, 1).flatten(0, 1).float()
+    return torch.flatten(result.unflatten(1, (members, -1)).transpose(0, 1), 0, 1).float()
 
 
 def _convolve_natively(

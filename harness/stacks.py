@@ -66,8 +66,10 @@ class StackedConvolution(Twin):
     @staticmethod
     def takes(layer: nn.Module) -> bool:
         """Without groups and dilation, with a padding of zeros that is given as a number."""
-        plain = isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and not isinstance(layer.padding, str)
-        return plain and (layer.groups, layer.dilation, layer.padding_mode) == (1, (1, 1), "zeros")  # type: ignore[union-attr]
+        if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            return False
+        is_plain = layer.groups == 1 and tuple(layer.dilation) == (1, 1) and layer.padding_mode == "zeros"
+        return is_plain and not isinstance(layer.padding, str)
 
     def forward(self, maps: Tensor) -> Tensor:
         """(K * B, C, H, W) to (K * B, C', H', W')."""
@@ -95,8 +97,9 @@ class StackedBatchNorm(Twin):
     @staticmethod
     def takes(layer: nn.Module) -> bool:
         """With weights and a moving average."""
-        known = isinstance(layer, nn.modules.batchnorm._BatchNorm)
-        return known and layer.affine and layer.track_running_stats and layer.momentum is not None  # type: ignore[union-attr]
+        if not isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            return False
+        return layer.affine and layer.track_running_stats and layer.momentum is not None
 
     def forward(self, maps: Tensor) -> Tensor:
         """Keeps the shape (K * B, C, ...)."""
@@ -158,7 +161,8 @@ class OneByOne(nn.Module):
     def __init__(self, layers: Sequence[nn.Module], dtype: torch.dtype) -> None:
         super().__init__()
         self.members = len(layers)
-        self.__dict__["layer"] = layer = copy.deepcopy(layers[0])  # its weights are this module's, under their own names
+        layer = copy.deepcopy(layers[0])
+        self.__dict__["layer"] = layer  # not as a child: its weights are this module's own, under their own names
         for path, module in layer.named_modules():
             own = [other.get_submodule(path) for other in layers]
             for name, parameter in module.named_parameters(recurse=False):
@@ -169,11 +173,12 @@ class OneByOne(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs and outputs with the members along the first axis."""
-        self.layer.train(self.training)
-        weights = dict(self.layer.named_parameters()) | dict(self.layer.named_buffers())
+        layer: nn.Module = self.__dict__["layer"]
+        layer.train(self.training)
+        weights = dict(layer.named_parameters()) | dict(layer.named_buffers())
         parts = inputs.chunk(self.members)
         outputs = [
-            torch.func.functional_call(self.layer, {name: each[member] for name, each in weights.items()}, (part,))
+            torch.func.functional_call(layer, {name: each[member] for name, each in weights.items()}, (part,))
             for member, part in enumerate(parts)
         ]
         return torch.cat(outputs)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, Protocol
 
 from harness import models, pictures, report
-from harness.config import Placement, Trial, TrialConfig, TrialRecord, TrialResult
+from harness.config import Trial, TrialConfig, TrialRecord, TrialResult
 from harness.display import Display
 from harness.executors import EXECUTORS, Executor
+from harness.groups import choose_group_size, choose_workers, least_parts, partition
 from harness.measures import METRICS
 from harness.plan import SweepPlan
 from harness.rules import UserError
@@ -26,18 +25,6 @@ from harness.trial import Segment, evaluate_group, run_segment
 
 SEGMENTS = 3
 """Into so many segments a training is cut: enough to see it going on, few enough that the cutting costs nothing."""
-
-SMALL_IMAGE = 16 * 16
-"""Pixels up to which a training step is mostly overhead on a CPU."""
-
-GROUP_OF_SMALL, GROUP_OF_LARGE = 7, 2
-"""Trials in a stack on a CPU."""
-
-PARTS_ON_CPU = 2
-"""Groups at the least of trials that are alike: a CPU has several cores, and a small sweep should use more than one."""
-
-GROUP_ON_GPU, PIXELS_ON_GPU = 64, 32 * 32
-"""Trials in a stack on a GPU, for images of so many pixels; fewer for larger ones, which fill it and its memory sooner."""
 
 EVALUATION_SHARE = 1.0
 """The work of an evaluation, in trainings: for the bar only."""
@@ -152,50 +139,6 @@ def open_search(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> Search:
     return SamplerSearch(plan.study, directions, plan.search_space, plan.overrides, models.resolve, records)
 
 
-def partition(trials: Sequence[Trial], group_size: int, parts: int = 1) -> list[list[Trial]]:
-    """Divides trials into groups that can train as one model, of nearly equal sizes.
-
-    A function of the trials alone, not of the workers or of what has ended, so that neither can change a result: of a
-    group that has ended in part the rest is trained, as members of that group. Members differ in seed, latent size and
-    learning rate at most.
-
-    Args:
-        trials: All of a round.
-        group_size: Trials in a group at the most.
-        parts: Groups at the least into which trials that are alike are divided.
-    """
-    alike: dict[TrialConfig, list[Trial]] = {}
-    for trial in trials:
-        alike.setdefault(replace(trial.config, seed=0, latent_size=1, learning_rate=1.0), []).append(trial)
-    groups = [group for members in alike.values() for group in _divide(members, max(parts, -(-len(members) // group_size)))]
-    return sorted(groups, key=lambda members: members[0].number)
-
-
-def _divide(members: list[Trial], parts: int) -> list[list[Trial]]:
-    """Cuts members in order into parts whose sizes differ by one at most."""
-    parts = min(parts, len(members))
-    ends = [len(members) * part // parts for part in range(parts + 1)]
-    return [members[start:end] for start, end in pairwise(ends)]
-
-
-def choose_workers(wanted: int, device: str) -> int:
-    """As many as asked for; else one for each core that this process may use, or one for a GPU."""
-    if wanted:
-        return wanted
-    if device != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def choose_group_size(wanted: int, placement: Placement, pixels: int) -> int:
-    """As many as asked for; else as many as were measured to pay on the kind of device for images of so many pixels."""
-    if wanted or placement.trainer == "plain":
-        return wanted or 1
-    if placement.device == "cpu":
-        return GROUP_OF_SMALL if pixels <= SMALL_IMAGE else GROUP_OF_LARGE
-    return max(1, min(GROUP_ON_GPU, GROUP_ON_GPU * PIXELS_ON_GPU // pixels))
-
-
 @dataclass(frozen=True)
 class _Run:
     """What stays the same while a sweep runs, and the runs under way with the work that was shown of each."""
@@ -242,7 +185,7 @@ def _run_round(run: _Run, executor: Executor, trials: list[Trial], records: Mapp
     """Keeps as many groups under way as the executor has slots for, and gives each trial's record as it ends."""
     placement = run.plan.placement
     group_size = choose_group_size(run.means.group_size, placement, run.plan.pixels)
-    groups = partition(trials, group_size, parts=PARTS_ON_CPU if placement.device == "cpu" and not run.means.group_size else 1)
+    groups = partition(trials, group_size, least_parts(run.means.group_size, placement))
     waiting = deque(
         Group(f"{members[0].number}-{members[-1].number}", [trial for trial in members if trial.number not in records])
         for members in groups

@@ -17,7 +17,6 @@ from harness.train import (
     LOSSES,
     SCHEDULES,
     TrainState,
-    describe_error,
     image_order,
     load_model,
     shape_of,

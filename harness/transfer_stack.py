@@ -40,7 +40,8 @@ class StackedStandardize(Twin):
     def forward(self, features: Tensor) -> Tensor:
         """Keeps the shape (K * B, d)."""
         rows = features.unflatten(0, (self.members, -1))
-        return ((rows - self.get_buffer("mean").unsqueeze(1)) / self.get_buffer("scale").view(-1, 1, 1)).flatten(0, 1)
+        mean, scale = self.get_buffer("mean").unsqueeze(1), self.get_buffer("scale").view(-1, 1, 1)
+        return torch.flatten((rows - mean) / scale, 0, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ def classify_all(tasks: Sequence[TransferTask], dtype: torch.dtype = torch.float
 @torch.enable_grad()
 def _train_nets(jobs: Sequence[_Job], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Gives the accuracies on all test inputs, (nets,), and the curves, (nets, epochs, 4); float64."""
-    task, count = jobs[0].task, len(jobs)
+    count = len(jobs)
     net = stack([job.task.net(job.draw) for job in jobs], dtype, {Standardize: StackedStandardize})
     optimizer = StackedAdam(net, [LEARNING_RATE] * count)
     labelled = _together([job.labelled for job in jobs])

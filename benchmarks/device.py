@@ -1,0 +1,206 @@
+"""Training one by one against training as stacks on whatever device is here; needs neither MLflow nor Optuna.
+
+``python -m benchmarks.device`` prints, for MNIST-sized images: trials per minute of the plain trainer and of stacks of K; the
+time of a training step's convolutions done in each way; and the time of the whole 63-trial sweep, training, evaluation and files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from harness import convolutions, datasets, models
+from harness.config import Placement, Trial, TrialConfig
+from harness.groups import choose_group_size, least_parts, partition
+from harness.train import TrainState
+from harness.trial import evaluate_group, run_segment
+
+LATENT_SIZES, ARCHITECTURES, SEEDS = (2, 5, 10, 15, 20, 25, 30), ("base", "deep", "heavy"), (0, 1, 2)
+LAYERS = ((28, 1, 16), (14, 16, 32), (7, 32, 64))
+"""The convolutions of ``base`` on 28 x 28: side of the large map, channels on the large side and on the small one."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How fast trials train.
+
+    Attributes:
+        name: Trainer, and the number of trials in a stack.
+        per_minute: Trials a minute of the whole training, a value a round.
+    """
+
+    name: str
+    per_minute: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Over the rounds."""
+        return statistics.median(self.per_minute)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    options = _parser().parse_args(words)
+    placement = Placement(datasets.data_root(options.data_root), _device(options.device))
+    base = TrialConfig(dataset=options.dataset, train_size=options.train_size, epochs=options.epochs)
+    datasets.prepare(base.dataset, placement.data_root)
+    console = Console()
+    console.print(_machine(placement.device))
+    results: dict[str, Any] = {"machine": _machine(placement.device), "options": vars(options) | {"json": ""}}
+    rates = measure_rates(base, placement, options.sizes, options.measured_epochs, options.rounds)
+    console.print(_rates_table(rates, base))
+    results["rates"] = [asdict(rate) for rate in rates]
+    if options.layers:
+        results["layers"] = measure_layers(placement.device, max(options.sizes), base.batch_size)
+        console.print(_layers_table(results["layers"], max(options.sizes)))
+    if options.sweep:
+        results["sweep"] = time_sweep(base, placement, options.group_size)
+        console.print(_sweep_table(results["sweep"]))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2, default=str))
+
+
+def measure_rates(base: TrialConfig, placement: Placement, sizes: Sequence[int], measured_epochs: int, rounds: int) -> list[Rate]:
+    """Times some epochs of ``base``, one by one and as stacks of each size, in alternation."""
+    contestants = [("one by one", 1, "plain"), *((f"stack of {size}", size, "stacked") for size in sizes)]
+    found: dict[str, list[float]] = {name: [] for name, _, _ in contestants}
+    for turn in range(rounds + 1):  # the first warms up
+        for name, size, trainer in contestants:
+            configs = [_config(base, "base", size=LATENT_SIZES[k % 7], seed=k // 7) for k in range(size)]
+            seconds = _seconds(partial(run_segment, configs, None, measured_epochs, replace(placement, trainer=trainer)))
+            if turn:
+                found[name].append(60 * size / (seconds * base.epochs / measured_epochs))
+    return [Rate(name, tuple(values)) for name, values in found.items()]
+
+
+def measure_layers(device: str, members: int, batch: int) -> list[dict[str, Any]]:
+    """Milliseconds of a forward and a backward pass of each layer of ``base``, in each way that there is."""
+    rows = []
+    for (side, wide, narrow), transposed in itertools.product(LAYERS, (False, True)):
+        small = -(-side // 2)
+        geometry = convolutions.Geometry((3, 3), (2, 2), (1, 1), (side, side), (small, small))
+        weight = torch.randn(members, narrow, wide, 3, 3, device=device, requires_grad=True)
+        shape = (members * batch, narrow, small, small) if transposed else (members * batch, wide, side, side)
+        maps = torch.randn(shape, device=device, requires_grad=True)
+        chosen = convolutions.choose(geometry, wide, transposed, torch.device(device).type)
+        row: dict[str, Any] = {"layer": f"{wide} x {side} x {side}{' back' if transposed else ''}", "chosen": chosen}
+        for name, algorithm in convolutions.ALGORITHMS.items():
+            if name != "matrix":  # it is for small maps only: here it would be larger than the maps
+                step = partial(_forward_and_backward, algorithm, maps, weight, geometry, transposed)
+                row[name] = statistics.median([_seconds(step) for _ in range(6)][1:]) * 1e3
+        rows.append(row)
+    return rows
+
+
+def _forward_and_backward(
+    algorithm: convolutions.Algorithm, maps: Tensor, weight: Tensor, geometry: convolutions.Geometry, transposed: bool
+) -> None:
+    maps.grad = weight.grad = None
+    algorithm(maps, weight, None, geometry, transposed, torch.float32).square().sum().backward()
+
+
+def time_sweep(base: TrialConfig, placement: Placement, group_size: int) -> dict[str, float]:
+    """Seconds of all trials of the ``latent_sweep`` grid on one worker: training, evaluation, files."""
+    configs = [_config(base, name, size, seed) for seed in SEEDS for name in ARCHITECTURES for size in LATENT_SIZES]
+    trials = [Trial(number, config) for number, config in enumerate(configs)]
+    pixels = int(torch.tensor(datasets.load(base.dataset, placement.data_root, None).shape).prod())
+    groups = partition(trials, choose_group_size(group_size, placement, pixels), least_parts(group_size, placement))
+    train = evaluate = 0.0
+    finished = 0
+    for group in groups:
+        members = [trial.config for trial in group]
+        started = time.perf_counter()
+        states: list[TrainState] = run_segment(members, None, base.epochs, placement).states
+        train += time.perf_counter() - started
+        started = time.perf_counter()
+        finished += sum(result.status == "finished" for result in evaluate_group(members, states, placement))
+        evaluate += time.perf_counter() - started
+    return {"trials": len(trials), "finished": finished, "groups": len(groups), "training": train, "evaluation": evaluate}
+
+
+def _config(base: TrialConfig, architecture: str, size: int, seed: int) -> TrialConfig:
+    return models.resolve(replace(base, architecture=architecture, latent_size=size, seed=seed))
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _device(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _machine(device: str) -> str:
+    name = torch.cuda.get_device_name() if device != "cpu" else platform.processor() or platform.machine()
+    return f"{device}: {name}, Python {platform.python_version()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
+
+
+def _rates_table(rates: Sequence[Rate], base: TrialConfig) -> Table:
+    table = Table(title=f"base on {base.dataset}, {base.epochs} epochs: training only")
+    for heading in ("trainer", "trials a minute", "lowest", "highest", "times one by one"):
+        table.add_column(heading, justify="left" if heading == "trainer" else "right")
+    for rate in rates:
+        low, high = min(rate.per_minute), max(rate.per_minute)
+        ratio = f"{rate.median / rates[0].median:.2f}"
+        table.add_row(rate.name, f"{rate.median:.1f}", f"{low:.1f}", f"{high:.1f}", ratio)
+    return table
+
+
+def _layers_table(rows: Sequence[dict[str, Any]], members: int) -> Table:
+    table = Table(title=f"forward and backward of a layer, stack of {members}, ms")
+    for heading in rows[0]:
+        table.add_column(heading, justify="left" if heading in ("layer", "chosen") else "right")
+    for row in rows:
+        table.add_row(*(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row.values()))
+    return table
+
+
+def _sweep_table(sweep: dict[str, float]) -> Table:
+    table = Table(title="the whole sweep on one worker")
+    for heading in ("trials", "finished", "groups", "training, s", "evaluation and files, s", "together, s"):
+        table.add_column(heading, justify="right")
+    train, evaluate = sweep["training"], sweep["evaluation"]
+    counts = [str(int(sweep[name])) for name in ("trials", "finished", "groups")]
+    table.add_row(*counts, f"{train:.1f}", f"{evaluate:.1f}", f"{train + evaluate:.1f}")
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.device", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to train")
+    parser.add_argument("--dataset", default="mnist", help="default mnist; digits needs no files")
+    parser.add_argument("--data-root", help="where datasets are kept (default: HARNESS_DATA, else the user's cache folder)")
+    parser.add_argument("--train-size", type=int, default=3300)
+    parser.add_argument("--epochs", type=int, default=30, help="of a whole training")
+    parser.add_argument("--measured-epochs", type=int, default=3, help="of a training that are timed")
+    parser.add_argument("--sizes", type=lambda text: [int(part) for part in text.split(",")], default=[1, 4, 16, 64])
+    parser.add_argument("--group-size", type=int, default=0, help="of the whole sweep (default: the harness's own choice)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--layers", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--sweep", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available())
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

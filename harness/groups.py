@@ -1,0 +1,71 @@
+"""Which trials train together, and on how many workers: chosen from the device and the images, never from what has ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from harness.config import Placement, Trial, TrialConfig
+
+SMALL_IMAGE = 16 * 16
+"""Pixels up to which a training step is mostly overhead on a CPU."""
+
+GROUP_OF_SMALL, GROUP_OF_LARGE = 7, 4
+"""Trials in a stack on a CPU."""
+
+PARTS_ON_CPU = 2
+"""Groups at the least of trials that are alike: a CPU has several cores, and a small sweep should use more than one."""
+
+GROUP_ON_GPU, PIXELS_ON_GPU = 64, 32 * 32
+"""Trials in a stack on a GPU, for images of so many pixels; fewer for larger ones, which fill it and its memory sooner."""
+
+
+def partition(trials: Sequence[Trial], group_size: int, parts: int = 1) -> list[list[Trial]]:
+    """Divides trials into groups that can train as one model, of nearly equal sizes.
+
+    A function of the trials alone, not of the workers or of what has ended, so that neither can change a result: of a
+    group that has ended in part the rest is trained, as members of that group. Members differ in seed, latent size and
+    learning rate at most.
+
+    Args:
+        trials: All of a round.
+        group_size: Trials in a group at the most.
+        parts: Groups at the least into which trials that are alike are divided.
+    """
+    alike: dict[TrialConfig, list[Trial]] = {}
+    for trial in trials:
+        alike.setdefault(replace(trial.config, seed=0, latent_size=1, learning_rate=1.0), []).append(trial)
+    groups = [group for members in alike.values() for group in _divide(members, max(parts, -(-len(members) // group_size)))]
+    return sorted(groups, key=lambda members: members[0].number)
+
+
+def _divide(members: list[Trial], parts: int) -> list[list[Trial]]:
+    """Cuts members in order into parts whose sizes differ by one at most."""
+    parts = min(parts, len(members))
+    ends = [len(members) * part // parts for part in range(parts + 1)]
+    return [members[start:end] for start, end in pairwise(ends)]
+
+
+def least_parts(wanted: int, placement: Placement) -> int:
+    """Into how many groups trials that are alike are divided at the least, where no size of groups is asked for."""
+    return PARTS_ON_CPU if placement.device == "cpu" and not wanted else 1
+
+
+def choose_workers(wanted: int, device: str) -> int:
+    """As many as asked for; else one for each core that this process may use, or one for a GPU."""
+    if wanted:
+        return wanted
+    if device != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_group_size(wanted: int, placement: Placement, pixels: int) -> int:
+    """As many as asked for; else as many as were measured to pay on the kind of device for images of so many pixels."""
+    if wanted or placement.trainer == "plain":
+        return wanted or 1
+    if placement.device == "cpu":
+        return GROUP_OF_SMALL if pixels <= SMALL_IMAGE else GROUP_OF_LARGE
+    return max(1, min(GROUP_ON_GPU, GROUP_ON_GPU * PIXELS_ON_GPU // pixels))
