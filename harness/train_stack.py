@@ -26,8 +26,8 @@ from harness.train import (
     what_is_not_finite,
 )
 
-BLOCK, BLOCK_ON_GPU = 2**19, 2**27
-"""Pixels of all members together that are validated at a time: a CPU keeps them in its cache."""
+BLOCK, BLOCK_ON_GPU = 2**16, 2**21
+"""Pixels of each member that are validated at a time: a CPU keeps those of a stack in its cache."""
 
 
 def train_group_as_stack(
@@ -146,7 +146,7 @@ def stacked_mse(net: nn.Module, images: Tensor, members: int) -> Tensor:
     net.eval()
     total = torch.zeros(members, dtype=torch.float64, device=images.device)
     at_once = BLOCK if images.device.type == "cpu" else BLOCK_ON_GPU
-    for part in images.split(max(1, at_once // (members * images[0].numel()))):
+    for part in images.split(max(1, at_once // images[0].numel())):
         repeated = part.expand(members, *part.shape)
         squares = (net(repeated.flatten(0, 1)).view(repeated.shape) - repeated).square()
         total += squares.flatten(1).sum(dim=1, dtype=torch.float64)

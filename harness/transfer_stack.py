@@ -25,8 +25,8 @@ from harness.transfer import (
 NETS_AT_ONCE, NETS_AT_ONCE_ON_GPU = 20, 1024
 """Nets in a stack: on a CPU few enough that their weights stay near it, on a GPU as many as there may be."""
 
-BLOCK, BLOCK_ON_GPU = 2**19, 2**27
-"""Numbers in the inputs of all nets together that are evaluated at a time: a CPU keeps them in its cache."""
+BLOCK, BLOCK_ON_GPU = 2**15, 2**18
+"""Numbers in the inputs of each net that are evaluated at a time: a CPU keeps those of a stack in its cache."""
 
 
 class StackedStandardize(Twin):
@@ -130,7 +130,7 @@ def _losses_and_accuracies(net: nn.Module, part: LabelledInputs) -> tuple[Tensor
     net.eval()
     count, size = part.labels.shape
     at_once = BLOCK if part.labels.device.type == "cpu" else BLOCK_ON_GPU
-    block = max(1, at_once // (count * part.inputs[0, 0].numel()))
+    block = max(1, at_once // part.inputs[0, 0].numel())
     logits = torch.cat([net(inputs.flatten(0, 1)).unflatten(0, (count, -1)) for inputs in part.inputs.split(block, dim=1)], dim=1)
     losses = functional.cross_entropy(logits.flatten(0, 1), part.labels.flatten(), reduction="none").view(count, size)
     return losses.double().mean(dim=1), (logits.argmax(dim=2) == part.labels).double().mean(dim=1)
