@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -217,6 +218,13 @@ def build(shape: Shape, config: TrialConfig) -> Autoencoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return ARCHITECTURES[config.architecture].build(shape, config)
+
+
+@lru_cache(maxsize=256)
+def parameters(shape: Shape, config: TrialConfig) -> int:
+    """The number of an autoencoder's parameters, without making them."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in ARCHITECTURES[config.architecture].build(shape, config).parameters())
 
 
 _CONVOLUTIONAL = {

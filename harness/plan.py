@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import itertools
-import math
 import tokenize
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,7 +33,7 @@ class SweepPlan:
         source: Text of the study file.
         trials: The grid's trials; empty where a sampler proposes them.
         placement: Where workers find the images and compute.
-        pixels: Of an image.
+        shape: Channels, height and width of an image.
         identity: Names the sweep: equal for two sweeps exactly where their trials would give the same numbers.
     """
 
@@ -44,7 +43,7 @@ class SweepPlan:
     source: str
     trials: tuple[Trial, ...]
     placement: Placement
-    pixels: int
+    shape: models.Shape
     identity: str
 
     @property
@@ -105,7 +104,7 @@ def make_plan(file: StudyFile, request: Request) -> SweepPlan:
         source=_read_source(file.path),
         trials=trials,
         placement=placement,
-        pixels=math.prod(data.shape),
+        shape=data.shape,
         identity="",
     )
     return replace(plan, identity=fingerprint(_what_changes_results(plan)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -85,15 +86,16 @@ class Group:
     """Trials under way together.
 
     Attributes:
-        name: First and last number of the whole group.
-        trials: The members that have not ended before.
-        run_ids: Their runs.
+        name: First and last number.
+        trials: All members. Those that had ended before train again with the rest, for the last bits of a member depend
+            on its place in the stack, and nothing more is kept of them.
+        run_ids: The runs, by number, of those that had not.
         states: After the last segment; ``None`` before the first.
     """
 
     name: str
     trials: list[Trial]
-    run_ids: list[str] = field(default_factory=list)
+    run_ids: dict[int, str] = field(default_factory=dict)
     states: list[TrainState] | None = None
 
     @property
@@ -170,32 +172,35 @@ def _run_rounds(run: _Run, search: Search, trials: list[Trial], records: dict[in
     """Runs round after round, until there is nothing more to train."""
     units = run.plan.total * (1 + EVALUATION_SHARE)
     run.display.start(run.plan.title, units, len(records) * (1 + EVALUATION_SHARE), run.plan.total, list(records.values()))
+    objective = run.plan.study.objectives[0]
+    best = report.best_trial(records.values(), objective)
     workers = choose_workers(run.means.workers, run.plan.placement.device)
     with EXECUTORS[run.means.executor](workers) as executor:
         while trials:
             for record in _run_round(run, executor, trials, records):
                 records[record.trial.number] = record
                 search.tell(record)
-                is_best = report.best_trial(records.values(), run.plan.study.objectives[0]) is record
-                run.display.trial_ended(_name(run.plan, record.trial), record, is_best)
+                best = report.best_trial(filter(None, (best, record)), objective)
+                run.display.trial_ended(_name(run.plan, record.trial), record, is_best=best is record)
             trials = search.next_round()
 
 
 def _run_round(run: _Run, executor: Executor, trials: list[Trial], records: Mapping[int, TrialRecord]) -> Iterator[TrialRecord]:
-    """Keeps as many groups under way as the executor has slots for, and gives each trial's record as it ends."""
+    """Keeps as many groups under way as the executor has slots for, and gives each trial's record as it ends.
+
+    The largest go first: at the end there is then no worker without work beside one with a long task.
+    """
     placement = run.plan.placement
-    group_size = choose_group_size(run.means.group_size, placement, run.plan.pixels)
+    group_size = choose_group_size(run.means.group_size, placement, math.prod(run.plan.shape))
     groups = partition(trials, group_size, least_parts(run.means.group_size, placement))
-    waiting = deque(
-        Group(f"{members[0].number}-{members[-1].number}", [trial for trial in members if trial.number not in records])
-        for members in groups
-    )
+    unfinished = [members for members in groups if any(trial.number not in records for trial in members)]
+    unfinished.sort(key=lambda members: -_work(run.plan, members))
+    waiting = deque(Group(f"{members[0].number}-{members[-1].number}", members) for members in unfinished)
     active: dict[Future[Any], Group] = {}
     while waiting or active:
         while waiting and len(active) < executor.slots:
             group = waiting.popleft()
-            if group.trials:
-                active[_submit(run, executor, _begin(run, group))] = group
+            active[_submit(run, executor, _begin(run, group, records))] = group
         done, _ = wait(active, return_when=FIRST_COMPLETED)
         for future in done:
             group = active.pop(future)
@@ -206,7 +211,15 @@ def _run_round(run: _Run, executor: Executor, trials: list[Trial], records: Mapp
                 yield from _take_results(run, group, outcome)
 
 
-def _begin(run: _Run, group: Group) -> Group:
+def _work(plan: SweepPlan, members: Sequence[Trial]) -> int:
+    """About how much a group has to do, in units of no meaning."""
+    try:
+        return len(members) * models.parameters(plan.shape, replace(members[0].config, seed=0, latent_size=1))
+    except Exception:  # it cannot be built: that is its trials' result, when their turn comes
+        return 0
+
+
+def _begin(run: _Run, group: Group, records: Mapping[int, TrialRecord]) -> Group:
     placement = run.plan.placement
     tags = {
         "harness.group": group.name,
@@ -216,9 +229,10 @@ def _begin(run: _Run, group: Group) -> Group:
         "harness.workers": str(choose_workers(run.means.workers, placement.device)),
     }
     for trial in group.trials:
-        run_id = run.tracker.start_trial(run.sweep, trial, _name(run.plan, trial), tags)
-        group.run_ids.append(run_id)
-        run.under_way[run_id] = 0.0
+        if trial.number not in records:
+            run_id = run.tracker.start_trial(run.sweep, trial, _name(run.plan, trial), tags)
+            group.run_ids[trial.number] = run_id
+            run.under_way[run_id] = 0.0
     return group
 
 
@@ -233,17 +247,19 @@ def _submit(run: _Run, executor: Executor, group: Group) -> Future[Any]:
 
 def _take_segment(run: _Run, group: Group, segment: Segment) -> None:
     group.states = segment.states
-    for trial, run_id, logs in zip(group.trials, group.run_ids, segment.logs, strict=True):
-        run.tracker.log_epochs(run_id, logs)
-        run.under_way[run_id] += len(logs) / trial.config.epochs
-        run.display.advance(len(logs) / trial.config.epochs)
+    for trial, logs in zip(group.trials, segment.logs, strict=True):
+        if run_id := group.run_ids.get(trial.number):
+            run.tracker.log_epochs(run_id, logs)
+            run.under_way[run_id] += len(logs) / trial.config.epochs
+            run.display.advance(len(logs) / trial.config.epochs)
 
 
 def _take_results(run: _Run, group: Group, results: Sequence[TrialResult]) -> Iterator[TrialRecord]:
-    for trial, run_id, result in zip(group.trials, group.run_ids, results, strict=True):
-        record = run.tracker.finish_trial(run_id, trial, result)
-        run.display.advance(1 + EVALUATION_SHARE - run.under_way.pop(run_id))  # a failed trial has work left
-        yield record
+    for trial, result in zip(group.trials, results, strict=True):
+        if run_id := group.run_ids.get(trial.number):
+            record = run.tracker.finish_trial(run_id, trial, result)
+            run.display.advance(1 + EVALUATION_SHARE - run.under_way.pop(run_id))  # a failed trial has work left
+            yield record
 
 
 def _summarize(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> report.Summary:
