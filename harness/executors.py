@@ -10,7 +10,10 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
 
 
 class Executor(Protocol):
@@ -58,12 +61,17 @@ HUGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.
 megabytes at every step; in pages of 4 kB, asked for anew each time, that costs up to a third of the step."""
 
 
+WORKER = "HARNESS_WORKER"
+"""The variable that holds a worker's number, from 0: what runs in it may take the device of that number."""
+
+
 class ProcessExecutor:
     """Runs the functions in freshly started processes, which stay for the whole sweep."""
 
     def __init__(self, workers: int) -> None:
         self.slots = workers + 1  # one more than can run, so that no worker waits for the coordinator
-        self._pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+        context = get_context("spawn")
+        self._pool = ProcessPoolExecutor(workers, context, _start_worker, initargs=(context.Value("i", 0),))
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Queues the function for the next free worker, which is started here where there is none yet."""
@@ -107,8 +115,11 @@ def _environment(name: str, value: str) -> Iterator[None]:
         del os.environ[name]
 
 
-def _start_worker() -> None:
-    """Leaves Ctrl-C to the coordinator, and makes sure that no worker outlives it."""
+def _start_worker(started: Synchronized[int]) -> None:
+    """Numbers the worker, leaves Ctrl-C to the coordinator, and makes sure that no worker outlives it."""
+    with started.get_lock():
+        os.environ[WORKER] = str(started.value)
+        started.value += 1
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None:

@@ -54,11 +54,13 @@ def least_parts(wanted: int, placement: Placement) -> int:
 
 
 def choose_workers(wanted: int, device: str) -> int:
-    """As many as asked for; else one for each core that this process may use, or one for a GPU."""
+    """As many as asked for; else one for each core that this process may use, or one for each GPU."""
     if wanted:
         return wanted
     if device != "cpu":
-        return 1
+        import torch
+
+        return max(1, torch.cuda.device_count())
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 
 from harness.artifacts import failure_artifacts, trial_artifacts
 from harness.config import EpochLog, Placement, TrialConfig, TrialResult
+from harness.executors import WORKER
 from harness.material import Material, gather
 from harness.measures import Evaluation, measure_all, measure_transfers
 from harness.train import TrainState, describe_error, initial_state, train_group
@@ -98,6 +100,7 @@ def _failed(config: TrialConfig, state: TrainState, failure: str) -> TrialResult
 def _as_everywhere(placement: Placement) -> Iterator[None]:
     """On a CPU one thread and deterministic algorithms, so that every executor gives the same bits; on a GPU full float32."""
     if placement.device != "cpu":
+        torch.cuda.set_device(int(os.environ.get(WORKER, "0")) % torch.cuda.device_count())  # "cuda" is this one from now on
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         yield
         return
