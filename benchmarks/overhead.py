@@ -1,0 +1,119 @@
+"""What a sweep's time goes into: ``python -m benchmarks.overhead`` runs one and says how much of it is not computing.
+
+The workers' tasks are timed where they run. Everything else of the wall time, times the number of workers, is starting,
+asking, logging, the sweep's own pictures and waiting; the trials' pictures and files are timed inside the evaluation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from harness import executors, options
+from harness.groups import choose_workers
+
+SPENT = {"training": 0.0, "evaluation": 0.0, "files": 0.0}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument("words", nargs="*", default=["latent_sweep"], help="of python -m harness.study (put -- before options)")
+    given = parser.parse_args(words)
+    seconds, workers = time_sweep(given.words)
+    Console().print(_table(seconds, workers))
+    if given.json:
+        given.json.write_text(json.dumps({"workers": workers, "words": given.words, **SPENT, "wall": seconds}, indent=2))
+
+
+def time_sweep(words: Sequence[str]) -> tuple[float, int]:
+    """Runs a study in a new folder with timed tasks; gives the wall time from start to end, and the number of workers."""
+    executors.EXECUTORS["timed"] = TimedExecutor
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            started = time.perf_counter()
+            from harness.study import main as study
+
+            study([*words, "--executor", "timed"])
+            seconds = time.perf_counter() - started
+        finally:
+            os.chdir(before)
+    request = options.parse(words)
+    return seconds, choose_workers(request.workers, "cpu")
+
+
+class TimedExecutor(executors.ProcessExecutor):
+    """Processes, with the time of every task added to ``SPENT``."""
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """As its parent does; the future has the function's own result."""
+        outer: Future[Any] = Future()
+        super().submit(_timed, function, *arguments).add_done_callback(lambda inner: _unpack(inner, outer))
+        return outer
+
+
+def _unpack(inner: Future[Any], outer: Future[Any]) -> None:
+    if error := inner.exception():
+        outer.set_exception(error)
+        return
+    result, spent = inner.result()
+    for name, seconds in spent.items():
+        SPENT[name] += seconds
+    outer.set_result(result)
+
+
+def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, float]]:
+    """In a worker: the function's result, and the seconds that it and its files took."""
+    from harness import trial
+
+    module: Any = trial
+    files, plain = 0.0, module.trial_artifacts
+
+    def write(*given: Any) -> Any:
+        nonlocal files
+        begun = time.perf_counter()
+        contents = plain(*given)
+        files += time.perf_counter() - begun
+        return contents
+
+    module.trial_artifacts = write
+    started = time.perf_counter()
+    try:
+        result = function(*arguments)
+    finally:
+        module.trial_artifacts = plain
+    name = "training" if function is trial.run_segment else "evaluation"
+    return result, {name: time.perf_counter() - started, "files": files}
+
+
+def _table(seconds: float, workers: int) -> Table:
+    table = Table(title=f"{seconds:.1f} s with {workers} workers")
+    for heading in ("part", "seconds of all workers", "share"):
+        table.add_column(heading, justify="left" if heading == "part" else "right")
+    whole = seconds * workers
+    rows = {
+        "training": SPENT["training"],
+        "evaluation": SPENT["evaluation"] - SPENT["files"],
+        "pictures and files of trials": SPENT["files"],
+        "all else: starting, asking, logging, pictures of the sweep, waiting": whole - SPENT["training"] - SPENT["evaluation"],
+    }
+    for part, spent in rows.items():
+        table.add_row(part, f"{spent:.1f}", f"{spent / whole:.1%}")
+    return table
+
+
+if __name__ == "__main__":
+    main()
