@@ -46,15 +46,16 @@ class StackedAdam:
 
     @torch.no_grad()
     def step(self, share: float) -> None:
-        """Takes a step with each member's learning rate times a share."""
+        """Takes a step with each member's learning rate times a share; parameters without a gradient stay as they are."""
+        gradients = {index: parameter.grad for index, parameter in enumerate(self.parameters) if parameter.grad is not None}
         for team in self.teams:
             adam(
-                [team.part(parameter) for parameter in self.parameters],
-                [team.part(parameter.grad) for parameter in self.parameters if parameter.grad is not None],
-                [team.part(average) for average in self.averages],
-                [team.part(square) for square in self.squares],
+                [team.part(self.parameters[index]) for index in gradients],
+                [team.part(gradient) for gradient in gradients.values()],
+                [team.part(self.averages[index]) for index in gradients],
+                [team.part(self.squares[index]) for index in gradients],
                 [],
-                team.steps,
+                [team.steps[index] for index in gradients],
                 fused=True,
                 amsgrad=False,
                 beta1=BETAS[0],
@@ -77,6 +78,8 @@ class StackedAdam:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes up what ``state`` gave; all members have made equally many steps."""
         for index, (average, square) in enumerate(zip(self.averages, self.squares, strict=True)):
+            if f"step.{index}" not in state:  # of a parameter that never had a gradient
+                continue
             average.copy_(state[f"exp_avg.{index}"])
             square.copy_(state[f"exp_avg_sq.{index}"])
             for team in self.teams:

@@ -6,11 +6,12 @@ import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json, json_to_distribution
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from harness.config import DATASET_FIELDS, StudyConfig, Trial, TrialConfig, TrialRecord, fingerprint
 from harness.library import SearchSpace
@@ -41,8 +42,7 @@ class GridSearch:
         if not self._is_open or all(trial.number in self._ended for trial in self._trials):
             return []
         self._is_open = False
-        for trial in self._trials:
-            self._enter(trial)
+        self.study.add_trials([self._entry(trial) for trial in self._trials])
         return list(self._trials)
 
     def tell(self, record: TrialRecord) -> None:
@@ -50,18 +50,12 @@ class GridSearch:
         values = objective_values(record, self._objectives)
         self.study.tell(record.trial.number, values, state=TrialState.COMPLETE if values else TrialState.FAIL)
 
-    def _enter(self, trial: Trial) -> None:
-        """Adds an ended trial as it was; enqueues and asks for any other. Optuna's numbers are the trials' own."""
+    def _entry(self, trial: Trial) -> FrozenTrial:
+        """An ended trial as it was, any other as one under way. Optuna's numbers are the trials' own: all come in order."""
         params = {name: getattr(trial.config, name) for name in self._axes}
         if record := self._ended.get(trial.number):
             _check_same(record, trial.config)
-            self.study.add_trial(_frozen(record, params, self._axes, self._objectives))
-            return
-        self.study.enqueue_trial(params)
-        asked = self.study.ask()
-        for name, distribution in self._axes.items():
-            if isinstance(distribution, CategoricalDistribution):
-                asked.suggest_categorical(name, distribution.choices)
+        return _entry(record, params, self._axes, self._objectives)
 
 
 class SamplerSearch:
@@ -141,7 +135,7 @@ class SamplerSearch:
     def _restore(self, record: TrialRecord) -> None:
         proposal = json.loads(record.trial.proposal)
         distributions = {name: json_to_distribution(text) for name, text in proposal["distributions"].items()}
-        self.study.add_trial(_frozen(record, proposal["params"], distributions, self._config.objectives))
+        self.study.add_trial(_entry(record, proposal["params"], distributions, self._config.objectives))
 
     def _new_sampler(self, asked: int) -> optuna.samplers.BaseSampler:
         seed = int(fingerprint([self._config.sweep_seed, asked]), 16) % 2**31
@@ -190,12 +184,30 @@ def _check_same(record: TrialRecord, config: TrialConfig) -> None:
         )
 
 
-def _frozen(
-    record: TrialRecord, params: dict[str, Any], distributions: dict[str, BaseDistribution], objectives: Sequence[str]
-) -> optuna.trial.FrozenTrial:
-    values = objective_values(record, objectives)
-    state = TrialState.COMPLETE if values else TrialState.FAIL
-    return optuna.trial.create_trial(state=state, values=values, params=params, distributions=distributions)
+def _entry(
+    record: TrialRecord | None, params: dict[str, Any], distributions: dict[str, BaseDistribution], objectives: Sequence[str]
+) -> FrozenTrial:
+    """A trial to add to an Optuna study: ended as its record says, or under way where there is none.
+
+    Not by ``create_trial``, which compares every distribution with a copy of itself, value by value: of a long axis that
+    costs more than all else.
+    """
+    values = objective_values(record, objectives) if record else None
+    now = datetime.now()
+    return FrozenTrial(
+        number=-1,  # the study gives it one, and an id
+        trial_id=-1,
+        state=(TrialState.COMPLETE if values else TrialState.FAIL) if record else TrialState.RUNNING,
+        value=None,
+        values=values,
+        datetime_start=now,
+        datetime_complete=now if record else None,
+        params=params,
+        distributions=distributions,
+        user_attrs={},
+        system_attrs={},
+        intermediate_values={},
+    )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ A stack has the structure and the names of its members, every parameter and buff
 are (K * B, ...), the members one after the other, so that the code of every module without weights, and of every module
 that only calls others, runs on a stack as it stands; only layers with weights need to know of the members, and a layer
 without a twin is called once for each. Members may differ in the sizes of their weights (latent sizes do): smaller ones are
-filled up with zeros, which stay zero, since nothing flows through them in either direction.
+filled up with zeros, which stay zero.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Twin(nn.Module):
         super().__init__()
         self.members, self.dtype = len(layers), dtype
         for name, _ in layers[0].named_parameters():
-            self.register_parameter(name, nn.Parameter(_stacked([layer.get_parameter(name) for layer in layers])))
+            self.register_parameter(name, _parameter([layer.get_parameter(name) for layer in layers]))
         for name, _ in layers[0].named_buffers():
             self.register_buffer(name, _stacked([layer.get_buffer(name) for layer in layers]))
 
@@ -156,17 +156,19 @@ class _Normalize(torch.autograd.Function):
 
 
 class OneByOne(nn.Module):
-    """Of any layer: calls it for each member, which is right for every kind and fast for none."""
+    """Of any layer: calls it for each member, which is right for every kind of one size and fast for none."""
 
     def __init__(self, layers: Sequence[nn.Module], dtype: torch.dtype) -> None:
         super().__init__()
         self.members = len(layers)
+        if len({tuple(tensor.shape for tensor in layer.state_dict().values()) for layer in layers}) > 1:
+            raise ValueError(f"{type(layers[0]).__name__} has no twin, and its members differ in size: train them one by one")
         layer = copy.deepcopy(layers[0])
         self.__dict__["layer"] = layer  # not as a child: its weights are this module's own, under their own names
         for path, module in layer.named_modules():
             own = [other.get_submodule(path) for other in layers]
-            for name, parameter in module.named_parameters(recurse=False):
-                module._parameters[name] = nn.Parameter(_stacked([getattr(each, name) for each in own]), parameter.requires_grad)
+            for name, _ in module.named_parameters(recurse=False):
+                module._parameters[name] = _parameter([getattr(each, name) for each in own])
             for name, _ in module.named_buffers(recurse=False):
                 module._buffers[name] = _stacked([getattr(each, name) for each in own])
         self._modules, self._parameters, self._buffers = layer._modules, layer._parameters, layer._buffers
@@ -205,18 +207,43 @@ def stack(members: Sequence[nn.Module], dtype: torch.dtype = torch.float32, twin
     Returns:
         A module with the members' structure and names; inputs and outputs (K * B, ...), the members one after the other.
     """
+    net = _stack(members, dtype, TWINS | dict(twins or {}))
+    _share(net, members[0])
+    return net
+
+
+def _stack(members: Sequence[nn.Module], dtype: torch.dtype, twins: Mapping[type, TwinClass]) -> nn.Module:
     first = members[0]
-    twin = (TWINS | dict(twins or {})).get(type(first))
+    twin = twins.get(type(first))
     if twin is not None and twin.takes(first):
         return twin(members, dtype)
-    if next(first.parameters(recurse=False), None) is not None or next(first.buffers(recurse=False), None) is not None:
+    if first._parameters or first._buffers:  # also where all of them are None, as in a batch norm that learns nothing
         return OneByOne(members, dtype)
     shell = copy.copy(first)
-    children: dict[str, nn.Module | None] = {
-        name: stack([member.get_submodule(name) for member in members], dtype, twins) for name, _ in first.named_children()
+    children = {
+        name: None if child is None else _stack([member.get_submodule(name) for member in members], dtype, twins)
+        for name, child in first._modules.items()
     }
-    shell._modules = _fused(children) if isinstance(first, nn.Sequential) else children
+    shell._modules = _fused(children) if type(first) is nn.Sequential else children
     return shell
+
+
+def _share(net: nn.Module, member: nn.Module) -> None:
+    """What a member has under several names, such as a weight that two layers share, is one thing in the stack as well."""
+    named = [*member.named_parameters(remove_duplicate=False), *member.named_buffers(remove_duplicate=False)]
+    first_names: dict[int, str] = {}
+    for name, tensor in named:
+        first = first_names.setdefault(id(tensor), name)
+        if first != name:
+            (owner, own), (other, others) = (_owner(net, path) for path in (name, first))
+            for kind in ("_parameters", "_buffers"):
+                if own in getattr(owner, kind):
+                    getattr(owner, kind)[own] = getattr(other, kind)[others]
+
+
+def _owner(net: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, own = name.rpartition(".")
+    return net.get_submodule(path), own
 
 
 def _fused(layers: dict[str, nn.Module | None]) -> dict[str, nn.Module | None]:
@@ -237,6 +264,15 @@ def member_state(stacked: Mapping[str, Tensor], member: int, like: Mapping[str, 
 def stack_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Tensors of all members by name, (K, ...), smaller ones filled up with zeros: the inverse of ``member_state``."""
     return {name: _stacked([state[name] for state in states]) for name in states[0]}
+
+
+def _parameter(tensors: Sequence[Tensor]) -> nn.Parameter:
+    """Tensors as one parameter, frozen where they are; what smaller ones are filled up with is not trained."""
+    parameter = nn.Parameter(_stacked(tensors), tensors[0].requires_grad)
+    if parameter.requires_grad and len({tensor.shape for tensor in tensors}) > 1:
+        filled = _stacked([torch.ones_like(tensor) for tensor in tensors])
+        parameter.register_hook(lambda gradient: gradient * filled)
+    return parameter
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ A sweep is a parent run, a trial a child run. All writes are batched, with expli
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
@@ -12,8 +13,8 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
@@ -21,7 +22,17 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 from harness.config import EpochLog, Trial, TrialConfig, TrialRecord, TrialResult
 from harness.provenance import git_state, versions
 from harness.rules import UserError
-from harness.store import artifact_location, check_store, claim_sweep, default_uri, initialise, is_missing, without_password
+from harness.store import (
+    StoredRun,
+    artifact_location,
+    check_store,
+    claim_sweep,
+    default_uri,
+    initialise,
+    is_missing,
+    read_children,
+    without_password,
+)
 from harness.tracker import OpenSweep, Status, SweepInfo
 
 if TYPE_CHECKING:
@@ -223,24 +234,39 @@ class MlflowTracker:
     def _reopen(self, parent: Run, notes: tuple[str, ...], retry_failed: bool) -> OpenSweep:
         kept = ("FINISHED",) if retry_failed else ("FINISHED", "FAILED")
         records: dict[int, TrialRecord] = {}
-        attempts: dict[int, int] = {}
+        cut_off: list[StoredRun] = []
         run_id, experiment_id = str(parent.info.run_id), str(parent.info.experiment_id)
-        for run in list(self._children(experiment_id, run_id)):  # all of them first: pages shift when a run is deleted
-            number = int(run.data.tags["harness.trial"])
-            if run.info.status in kept:
-                records[number] = _record(run)
-                continue
-            attempts[number] = max(attempts.get(number, 0), int(run.data.tags.get("harness.attempt", "1")))
-            if run.info.status not in ("KILLED", "FAILED"):
-                self.stop_trials([str(run.info.run_id)], "interrupted")
-            self._client.delete_run(str(run.info.run_id))
+        for run in self._children(experiment_id, run_id):
+            if run.status in kept:
+                record = _record(run)
+                records[record.trial.number] = record
+            else:
+                cut_off.append(run)
+        attempts = self._clear_away(cut_off)  # when all are read: pages shift when a run is deleted
         return OpenSweep(run_id, experiment_id, records, attempts, parent.info.status == "FINISHED", notes)
 
-    def _children(self, experiment_id: str, parent_id: str) -> Iterable[Run]:
+    def _clear_away(self, runs: Iterable[StoredRun]) -> dict[int, int]:
+        """Ends runs and puts them in the trash; gives how often each of their trials was begun, by number."""
+        attempts: dict[int, int] = {}
+        for run in runs:
+            number = int(run.tags["harness.trial"])
+            attempts[number] = max(attempts.get(number, 0), int(run.tags.get("harness.attempt", "1")))
+            if run.status not in ("KILLED", "FAILED"):
+                self.stop_trials([run.run_id], "interrupted")
+            self._client.delete_run(run.run_id)
+        return attempts
+
+    def _children(self, experiment_id: str, parent_id: str) -> Iterable[StoredRun]:
+        runs = read_children(self.uri, parent_id)
+        return self._asked_children(experiment_id, parent_id) if runs is None else runs
+
+    def _asked_children(self, experiment_id: str, parent_id: str) -> Iterator[StoredRun]:
+        """What ``read_children`` gives, from any store."""
         wanted, token = f"tags.`mlflow.parentRunId` = '{parent_id}'", None
         while True:
-            page = self._client.search_runs([experiment_id], wanted, max_results=RUNS_A_PAGE, page_token=token)
-            yield from page
+            with _no_garbage_collection():
+                page = self._client.search_runs([experiment_id], wanted, max_results=RUNS_A_PAGE, page_token=token)
+            yield from map(_stored, page)
             token = page.token
             if not token:
                 return
@@ -278,6 +304,18 @@ def _quiet_client(uri: str) -> MlflowClient:
     return client
 
 
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """MLflow makes some two hundred objects of a run: to look through them all again and again is most of reading them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def _unusable(uri: str, error: Exception) -> UserError:
     cause = " ".join(str(error).replace(uri, without_password(uri)).split())[:200] or type(error).__name__
     return UserError(
@@ -285,11 +323,15 @@ def _unusable(uri: str, error: Exception) -> UserError:
     )
 
 
-def _record(run: Run) -> TrialRecord:
-    tags = run.data.tags
-    trial = Trial(int(tags["harness.trial"]), TrialConfig.from_params(run.data.params), _joined("harness.proposal", tags))
-    status: Literal["finished", "failed"] = "finished" if run.info.status == "FINISHED" else "failed"
-    return TrialRecord(str(run.info.run_id), trial, status, _finite(run.data.metrics), tags.get("harness.reason", ""))
+def _stored(run: Run) -> StoredRun:
+    return StoredRun(str(run.info.run_id), str(run.info.status), run.data.metrics, run.data.params, run.data.tags)
+
+
+def _record(run: StoredRun) -> TrialRecord:
+    tags = run.tags
+    trial = Trial(int(tags["harness.trial"]), TrialConfig.from_params(run.params), _joined("harness.proposal", tags))
+    status: Literal["finished", "failed"] = "finished" if run.status == "FINISHED" else "failed"
+    return TrialRecord(run.run_id, trial, status, _finite(run.metrics), tags.get("harness.reason", ""))
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.executors import EXECUTORS, ProcessExecutor
+from harness.executors import EXECUTORS, HUGE_PAGES, ProcessExecutor
 from tests.support import ROOT
 
 
@@ -34,6 +34,23 @@ def test_processes_are_other_processes_and_stay() -> None:
         workers = {executor.submit(os.getpid).result(60) for _ in range(3)}
     assert len(workers) == 1
     assert os.getpid() not in workers
+
+
+@pytest.mark.parametrize("own", [None, "glibc.malloc.check=0", ""])
+def test_workers_have_their_memory_in_huge_pages_where_the_user_says_nothing_else(
+    own: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value of the user's is kept, also an empty one; the coordinator's own environment is left as it was."""
+    if own is None:
+        monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    else:
+        monkeypatch.setenv("GLIBC_TUNABLES", own)
+    before = dict(os.environ)
+    with ProcessExecutor(1) as executor:
+        seen = executor.submit(os.getenv, "GLIBC_TUNABLES").result(60)
+        assert dict(os.environ) == before
+    assert seen == (HUGE_PAGES if own is None else own)
+    assert dict(os.environ) == before
 
 
 def test_a_worker_that_dies_is_reported() -> None:

@@ -79,20 +79,20 @@ def test_the_distance_to_a_single_reference_is_the_squared_error() -> None:
 
 
 def test_the_manifold_distance_by_hand() -> None:
-    """Black training images, midpoints 0.2 away and real images 0.1 away: 0.04 / 0.01 = 4."""
-    training, pixel = torch.zeros(3, 1, 2, 2), torch.ones(2, 1, 2, 2)
-    assert interpolation.manifold_distance(0.2 * pixel, 0.1 * pixel, training) == pytest.approx(4, rel=1e-5)
+    """Black training images, midpoints 0.2 away and data 0.01 in squared error away: 0.04 / 0.01 = 4."""
+    training, midpoints = torch.zeros(3, 1, 2, 2), torch.full((2, 1, 2, 2), 0.2)
+    assert interpolation.manifold_distance(midpoints, training, 0.01) == pytest.approx(4, rel=1e-5)
 
 
-def test_the_manifold_distance_is_a_ratio_of_means() -> None:
-    """By hand: (0.01 + 0.09) / 2 over (0.01 + 0.01) / 2 is 5, where the mean of ratios would be other than that."""
-    training = torch.zeros(1, 1, 1, 1)
-    midpoints, real = torch.tensor([0.1, 0.3]).view(2, 1, 1, 1), torch.tensor([0.1, -0.1]).view(2, 1, 1, 1)
-    assert interpolation.manifold_distance(midpoints, real, training) == pytest.approx(5, rel=1e-5)
+def test_the_manifold_distance_is_of_the_mean_over_the_midpoints() -> None:
+    """By hand: (0.01 + 0.09) / 2 over 0.01 is 5."""
+    training, midpoints = torch.zeros(1, 1, 1, 1), torch.tensor([0.1, 0.3]).view(2, 1, 1, 1)
+    assert interpolation.manifold_distance(midpoints, training, 0.01) == pytest.approx(5, rel=1e-5)
 
 
 def test_data_are_as_close_to_the_data_as_data() -> None:
     """The manifold distance of the real images themselves is 1, and that of training images is 0."""
     real, training = _random(6, 1, 4, 4, seed=5), _random(40, 1, 4, 4, seed=6)
-    assert interpolation.manifold_distance(real, real, training) == 1
-    assert interpolation.manifold_distance(training[:5], real, training) == 0
+    data_distance = float(interpolation.nearest_mse(real, training).mean())
+    assert interpolation.manifold_distance(real, training, data_distance) == 1
+    assert interpolation.manifold_distance(training[:5], training, data_distance) == 0

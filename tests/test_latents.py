@@ -124,6 +124,27 @@ def test_the_null_does_not_see_how_the_units_hang_together() -> None:
     assert null == pytest.approx(stats.norm.ppf(0.975) / math.sqrt(400), rel=0.15)
 
 
+@pytest.mark.parametrize("count", [50, 33_000])
+def test_the_null_is_the_percentile_of_the_largest_correlation_of_permuted_units(count: int) -> None:
+    """Each permutation made and correlated by itself, by NumPy; also where there are more codes than 16 bits count."""
+    codes, permutations, seed = _codes(count, 3), 12, 4
+    generators = [torch.Generator().manual_seed(seed + unit) for unit in range(3)]
+    largest = []
+    for _ in range(permutations):
+        orders = [torch.randperm(count, generator=generator).numpy() for generator in generators]
+        shuffled = np.stack([codes.double().numpy()[order, unit] for unit, order in enumerate(orders)])
+        largest.append(np.abs(np.corrcoef(shuffled)[np.triu_indices(3, k=1)]).max())
+    null = latents.max_abs_correlation_null95(codes, permutations, seed)
+    assert null == pytest.approx(np.quantile(largest, 0.95), rel=1e-6)
+
+
+def test_the_null_of_more_units_is_no_smaller() -> None:
+    """A unit is permuted in the same ways whatever is beside it, so that more units have more pairs to be the largest."""
+    codes = _codes(80, 6)
+    nulls = [latents.max_abs_correlation_null95(codes[:, :units], permutations=50) for units in (2, 3, 4, 6)]
+    assert nulls == sorted(nulls)
+
+
 def test_the_null_follows_from_its_seed() -> None:
     """Equal for equal seeds, another value for another one, and the global random state is not used."""
     codes = _codes(60, 3)

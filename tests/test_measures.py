@@ -18,6 +18,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.metrics import mean_squared_error
 from sklearn.neighbors import NearestNeighbors
+from torch import nn
 
 from harness import datasets, models
 from harness.artifacts import failure_artifacts, trial_artifacts
@@ -26,7 +27,7 @@ from harness.material import Material
 from harness.measures import METRICS, TRANSFER_MODES, Evaluation, measure_all
 from harness.splits import label_draws
 from harness.train import TrainState, initial_state, train_member
-from harness.transfer import CURVES, LabelledInputs, calibrate_batch_norm, classify_features, classify_with_encoder
+from harness.transfer import CURVES, LabelledInputs, TransferTask, calibrate_batch_norm, classify
 
 CONFIG = models.resolve(TrialConfig(epochs=1, transfer_epochs=2, draws=2, train_size=64, latent_size=3))
 PICTURES = ("reconstructions.png", "interpolation/strips.png", "latents/correlation.png")
@@ -204,7 +205,7 @@ def test_the_raw_pixel_floor_is_the_same_classifier_on_the_same_draws(evaluation
     draws = [LabelledInputs(part.images.flatten(1), part.labels) for part in label_draws(material.data, 0, CONFIG.labels, 2)]
     test = LabelledInputs(evaluation.images.flatten(1), material.splits.test.labels)
     reference = material.splits.train.images.flatten(1)
-    expected = classify_features(draws, test, reference, 10, CONFIG.transfer_epochs, seed=0)
+    expected = classify(TransferTask(nn.Identity(), draws, test, reference, 10, CONFIG.transfer_epochs, seed=0))
     assert metrics["transfer/raw_pixels_accuracy"] == pytest.approx(expected.accuracies.numpy().mean())
     other = _material().raw_pixels_transfer(replace(CONFIG, latent_size=9, seed=4, learning_rate=1e-4))
     assert other.accuracy == metrics["transfer/raw_pixels_accuracy"]
@@ -231,7 +232,7 @@ def test_the_encoder_from_scratch_is_untrained_and_calibrated(evaluation: Evalua
     with torch.no_grad():
         reference = untrained(material.splits.train.images)
     draws = material.draws(CONFIG.labels, CONFIG.draws)
-    expected = classify_with_encoder(untrained, draws, material.test_inputs, reference, 10, CONFIG.transfer_epochs, seed=0)
+    expected = classify(TransferTask(untrained, draws, material.test_inputs, reference, 10, CONFIG.transfer_epochs, seed=0))
     np.testing.assert_allclose(evaluation.transfers["scratch"].curves.numpy(), expected.curves.numpy(), rtol=1e-6)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.config import StudyConfig, TrialConfig, field_rules
-from harness.options import DEVICES, Request, apply, parse
+from harness.options import DEVICES, PRECISIONS, TRAINERS, Request, apply, parse
 from harness.rules import UserError
 
 STUDY = StudyConfig(
@@ -31,6 +31,8 @@ VALUES = {
     "--workers": ("3", "workers", 3),
     "--group-size": ("5", "group_size", 5),
     "--device": ("cpu", "device", "cpu"),
+    "--trainer": ("plain", "trainer", "plain"),
+    "--precision": ("bfloat16", "precision", "bfloat16"),
     "--executor": ("inline", "executor", "inline"),
     "--tracking-uri": ("sqlite:///a.db", "tracking_uri", "sqlite:///a.db"),
     "--epochs": ("9", "fields", {"epochs": (9,)}),
@@ -81,10 +83,13 @@ def test_auto_leaves_the_number_to_the_harness(option: str) -> None:
     assert parse(["mine", option, "auto"]) == parse(["mine"])
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_each_device_is_allowed(device: str) -> None:
-    """What DEVICES lists can be asked for."""
-    assert parse(["mine", "--device", device]).device == device
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [(name, word) for name, words in (("device", DEVICES), ("trainer", TRAINERS), ("precision", PRECISIONS)) for word in words],
+)
+def test_each_word_of_a_choice_is_allowed(name: str, word: str) -> None:
+    """What DEVICES, TRAINERS and PRECISIONS list can be asked for."""
+    assert getattr(parse(["mine", f"--{name}", word]), name) == word
 
 
 def test_every_option_has_a_line_of_help() -> None:
@@ -143,6 +148,8 @@ def test_every_field_can_be_set(name: str) -> None:
         (["mine", "--workers", "many"], ["--workers", "'many'", "'auto'"]),
         (["mine", "--group-size", "0"], ["--group-size is 0", "'auto'"]),
         (["mine", "--device", "cuba"], ["--device", "'cuba'", "did you mean 'cuda'?"]),
+        (["mine", "--trainer", "plane"], ["--trainer", "'plane'", "did you mean 'plain'?"]),
+        (["mine", "--precision", "float16"], ["--precision", "'float16'", "float32", "bfloat16"]),
         (["mine", "--set", "latent_sise=3"], ["unknown field 'latent_sise'", "did you mean 'latent_size'?"]),
         (["mine", "--set", "loss=mce"], ["unknown loss 'mce'", "did you mean 'mse'?"]),
         (["mine", "--set", "latent_size=2,x"], ["latent_size", "'x'"]),

@@ -142,6 +142,8 @@ def test_the_same_study_again_has_the_same_identity(here: Path) -> None:
         ["--set", "latent_size=2,5,10"],
         ["--set", "width=4,8"],
         ["--set", "learning_rate=0.001"],
+        ["--trainer", "plain"],
+        ["--precision", "bfloat16"],
     ],
     ids=" ".join,
 )
@@ -156,6 +158,15 @@ def test_what_changes_a_trial_changes_the_identity(words: list[str]) -> None:
 def test_how_a_sweep_is_run_does_not_change_the_identity(words: list[str]) -> None:
     """A sweep can go on with more workers."""
     assert plan_of(GRID, *words).identity == plan_of(GRID).identity
+
+
+def test_automatic_precision_is_what_it_is_turned_into() -> None:
+    """Asking for float32 by name is the same sweep, for either trainer; the plan says what is computed, and how."""
+    for words in ((), ("--trainer", "plain")):
+        automatic, by_name = plan_of(GRID, *words), plan_of(GRID, *words, "--precision", "float32")
+        assert automatic.identity == by_name.identity
+        assert automatic.placement.precision == "float32"
+        assert automatic.placement.trainer == (words or ("", "stacked"))[1]
 
 
 def test_changed_images_change_the_identity(here: Path) -> None:
@@ -237,6 +248,7 @@ def test_a_study_file_in_another_encoding_is_planned() -> None:
         (GRID, ["--set", "architecture=base,linear", "--set", "depth=2"], ["'linear' has no depth"]),
         (GRID, ["--set", "loss=mse,bce", "--set", "output_activation=identity"], ["loss is 'bce'", "output_activation"]),
         (GRID, ["--executor", "proceses"], ["unknown executor 'proceses'", "did you mean 'processes'?"]),
+        (GRID, ["--trainer", "plain", "--precision", "bfloat16"], ["'bfloat16'", "plain trainer has float32 only"]),
         (GRID, ["--dataset", "digit"], ["unknown dataset 'digit'", "did you mean 'digits'?"]),
         (GRID, ["--dataset", "npz"], ["npz:PATH"]),
         (GRID, ["--dataset", "digits:here"], ["'digits:here' is written digits"]),

@@ -18,10 +18,10 @@ from harness import report, sweep
 from harness.config import Placement, Trial, TrialConfig, TrialRecord
 from harness.executors import EXECUTORS, InlineExecutor
 from harness.library import StudyFile
-from harness.models import ARCHITECTURES, resolve
+from harness.models import resolve
 from harness.options import Request
 from harness.plan import SweepPlan, make_plan
-from harness.sweep import Means, SweepOutcome, WorkerLostError, choose_workers, partition, run_sweep
+from harness.sweep import Means, SweepOutcome, WorkerLostError, run_sweep
 from harness.tracker import NullTracker
 from tests.support import TINY, make_study_file
 
@@ -36,6 +36,7 @@ class QuietDisplay:
         self.units = self.done = 0.0
         self.notes: list[str] = []
         self.names: list[str] = []
+        self.best: list[TrialRecord] = []
         self.is_stopped = False
 
     def start(self, title: str, units: float, done: float, total: int, ended: Sequence[TrialRecord]) -> None:
@@ -47,8 +48,9 @@ class QuietDisplay:
         self.done += units
 
     def trial_ended(self, name: str, record: TrialRecord, is_best: bool) -> None:
-        """Keeps the name."""
+        """Keeps the name, and the record where it is the best so far."""
         self.names.append(name)
+        self.best += [record] * is_best
 
     def note(self, text: str) -> None:
         """Keeps the sentence."""
@@ -168,6 +170,17 @@ def test_failed_trials_are_data(tmp_path: Path) -> None:
     assert len(again.summary.failed) == 2
 
 
+def test_a_trial_is_the_best_so_far_where_none_before_it_is_better(study_file: StudyFile) -> None:
+    """By the first objective; of trials kept from an earlier command as well."""
+    tracker, first, second = NullTracker(), QuietDisplay(), QuietDisplay()
+    run_sweep(make_plan(study_file, Request(device="cpu")), INLINE, tracker, first)
+    outcome = run_sweep(make_plan(study_file, Request(device="cpu", seeds=5)), INLINE, tracker, second)
+    records = sorted((record for row in outcome.summary.rows for record in row.trials), key=lambda each: int(each.run_id[4:]))
+    losses = [record.metrics["val/mse"] for record in records]
+    expected = [record.run_id for index, record in enumerate(records) if losses[index] < min(losses[:index], default=1.0)]
+    assert [record.run_id for record in first.best + second.best] == expected
+
+
 class _PictureError(NullTracker):
     """Cannot end the sweep, once."""
 
@@ -242,34 +255,6 @@ def test_a_search_runs_in_rounds_and_resumes(tmp_path: Path) -> None:
     assert numbers(resumed) == numbers(whole)
 
 
-@pytest.mark.parametrize("group_size", [1, 2, 5, 100])
-def test_groups_are_a_fixed_partition_of_what_can_train_together(group_size: int) -> None:
-    """Every trial is in one group, no group mixes architectures, and ended trials play no part."""
-    configs = [
-        resolve(replace(TINY, architecture=a, latent_size=d, seed=s)) for s in (0, 1) for a in ARCHITECTURES for d in (2, 5, 7)
-    ]
-    trials = [Trial(number, config) for number, config in enumerate(configs)]
-    groups = partition(trials, group_size)
-    assert sorted(trial.number for members in groups for trial in members) == list(range(len(trials)))
-    assert all(len({trial.config.architecture for trial in members}) == 1 and len(members) <= group_size for members in groups)
-    assert groups == partition(trials, group_size)
-    numbers = [members[0].number for members in groups]
-    assert numbers == sorted(numbers)
-
-
-def test_members_of_a_group_share_batch_size_and_epochs() -> None:
-    """A stack steps together: those that cannot are apart."""
-    configs = [
-        replace(TINY, batch_size=16),
-        replace(TINY, epochs=3),
-        TINY,
-        replace(TINY, learning_rate=0.1),
-        replace(TINY, latent_size=9),
-    ]
-    groups = partition([Trial(number, resolve(config)) for number, config in enumerate(configs)], 9)
-    assert [[trial.number for trial in members] for members in groups] == [[0], [1], [2, 3, 4]]
-
-
 def test_no_more_groups_are_under_way_than_the_executor_has_slots(plan: SweepPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one slot a trial is over before the next begins."""
     order: list[TrialConfig] = []
@@ -282,12 +267,6 @@ def test_no_more_groups_are_under_way_than_the_executor_has_slots(plan: SweepPla
     monkeypatch.setitem(EXECUTORS, "inline", Spy)
     run(plan)
     assert [key for index, key in enumerate(order) if index == 0 or order[index - 1] != key] == list(dict.fromkeys(order))
-
-
-def test_workers_are_as_many_as_asked_for_or_as_there_are_cores() -> None:
-    """An explicit number wins; automatic is at least one."""
-    assert choose_workers(5, "cpu") == 5
-    assert 1 <= choose_workers(0, "cpu") <= (os.cpu_count() or 1)
 
 
 def test_the_best_trial_follows_each_metrics_own_direction(placement: Placement) -> None:

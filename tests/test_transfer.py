@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,9 +13,17 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from harness import transfer
-from harness.transfer import LabelledInputs, TransferOutcome
+from harness.transfer import LabelledInputs, TransferOutcome, TransferTask, classify
+from harness.transfer_stack import classify_all
 
 EPOCHS = 20
+Way = Callable[[TransferTask], TransferOutcome]
+
+WAYS: dict[str, Way] = {
+    "plain": classify,
+    "stacked": lambda task: classify_all([task])[0],
+}
+"""The two ways of classifying that give the same: what is known of the answer holds of both."""
 
 
 def _blobs(count: int, seed: int, gap: float, classes: int = 3) -> LabelledInputs:
@@ -38,41 +47,47 @@ def _labelled_images(count: int, seed: int) -> LabelledInputs:
     return LabelledInputs(noise / 2 + labels.view(-1, 1, 1, 1) / 2, labels)
 
 
+@pytest.fixture(params=list(WAYS))
+def way(request: pytest.FixtureRequest) -> Way:
+    """One way of classifying."""
+    return WAYS[request.param]
+
+
 @pytest.mark.parametrize("labels", [12, 80])
-def test_separable_classes_are_told_apart_without_an_error(labels: int) -> None:
+def test_separable_classes_are_told_apart_without_an_error(labels: int, way: Way) -> None:
     """Three clouds twenty standard deviations apart: every test image right in every draw."""
     draws, test = [_blobs(labels, seed, gap=20) for seed in (1, 2)], _blobs(500, 3, gap=20)
-    outcome = transfer.classify_features(draws, test, _blobs(300, 4, gap=20).inputs, 3, 60, seed=0)
+    outcome = way(TransferTask(nn.Identity(), draws, test, _blobs(300, 4, gap=20).inputs, 3, 60, seed=0))
     assert outcome.accuracies.tolist() == [1.0, 1.0]
     assert outcome.curve("train_accuracy")[-1] == 1
     assert outcome.std == 0
 
 
-def test_noise_is_classified_by_chance() -> None:
+def test_noise_is_classified_by_chance(way: Way) -> None:
     """Features that say nothing give 1 / 4 of 3000 test images, within four standard errors of the binomial."""
     classes, count = 4, 3000
     test, reference = _blobs(count, 1, gap=0, classes=classes), _blobs(200, 2, gap=0).inputs
     draws = [_blobs(80, seed, gap=0, classes=classes) for seed in (3, 4, 5)]
-    outcome = transfer.classify_features(draws, test, reference, classes, EPOCHS, seed=0)
+    outcome = way(TransferTask(nn.Identity(), draws, test, reference, classes, EPOCHS, seed=0))
     bound = 4 * math.sqrt(0.25 * 0.75 / count)
     assert outcome.accuracies.tolist() == pytest.approx([0.25] * 3, abs=bound)
     assert outcome.curve("train_accuracy")[-1] > 0.25 + bound  # it did learn what it was shown
 
 
-def test_overlapping_clouds_are_told_apart_as_well_as_by_logistic_regression() -> None:
+def test_overlapping_clouds_are_told_apart_as_well_as_by_logistic_regression(way: Way) -> None:
     """Within five points of scikit-learn's classifier, which is of the right form for this problem."""
     draw, test = _blobs(120, 1, gap=3), _blobs(2000, 2, gap=3)
     reference = LogisticRegression().fit(draw.inputs.numpy(), draw.labels.numpy()).score(test.inputs.numpy(), test.labels.numpy())
-    outcome = transfer.classify_features([draw], test, _blobs(500, 3, gap=3).inputs, 3, EPOCHS, seed=0)
+    outcome = way(TransferTask(nn.Identity(), [draw], test, _blobs(500, 3, gap=3).inputs, 3, EPOCHS, seed=0))
     assert 0.8 < reference < 0.99
     assert outcome.accuracy == pytest.approx(reference, abs=0.05)
 
 
-def test_features_without_content_give_one_answer() -> None:
+def test_features_without_content_give_one_answer(way: Way) -> None:
     """Equal features for all: the share of one class is right, and the loss is that of a constant guess at best."""
     labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)
     test = LabelledInputs(torch.full((100, 3), 0.7), labels)
-    outcome = transfer.classify_features([test], test, torch.full((20, 3), 0.7), 3, EPOCHS, seed=0)
+    outcome = way(TransferTask(nn.Identity(), [test], test, torch.full((20, 3), 0.7), 3, EPOCHS, seed=0))
     shares = np.array([0.5, 0.3, 0.2])
     assert outcome.accuracy in shares
     assert outcome.curve("test_loss")[-1] >= -np.sum(shares * np.log(shares)) - 1e-6
@@ -80,30 +95,40 @@ def test_features_without_content_give_one_answer() -> None:
 
 
 @pytest.mark.parametrize("labels", [3, 17])
-def test_very_few_labels_are_enough_to_run(labels: int) -> None:
+def test_very_few_labels_are_enough_to_run(labels: int, way: Way) -> None:
     """One label a class, and a remainder of a single image."""
-    outcome = transfer.classify_features([_blobs(labels, 1, gap=9)], _blobs(60, 2, gap=9), _blobs(60, 3, gap=9).inputs, 3, 2, 0)
+    outcome = way(
+        TransferTask(nn.Identity(), [_blobs(labels, 1, gap=9)], _blobs(60, 2, gap=9), _blobs(60, 3, gap=9).inputs, 3, 2, 0)
+    )
     assert torch.isfinite(outcome.curves).all()
     assert 0 <= outcome.accuracy <= 1
 
 
 @pytest.mark.parametrize("name", transfer.CURVES)
-def test_every_curve_has_a_value_an_epoch(name: str) -> None:
+def test_every_curve_has_a_value_an_epoch(name: str, way: Way) -> None:
     """The mean over the draws, of the column that ``CURVES`` names."""
     draws = [_blobs(20, seed, gap=2) for seed in (1, 2)]
-    outcome = transfer.classify_features(draws, _blobs(50, 3, gap=2), _blobs(50, 4, gap=2).inputs, 3, 4, seed=0)
+    outcome = way(TransferTask(nn.Identity(), draws, _blobs(50, 3, gap=2), _blobs(50, 4, gap=2).inputs, 3, 4, seed=0))
     assert outcome.curves.shape == (2, 4, len(transfer.CURVES))
     expected = outcome.curves.numpy()[:, :, transfer.CURVES.index(name)].mean(axis=0)
     assert outcome.curve(name) == pytest.approx(tuple(expected))
     assert all(0 <= value <= (1 if name.endswith("accuracy") else math.inf) for value in outcome.curve(name))
 
 
-def test_the_accuracy_is_that_of_all_test_images_and_the_curves_of_the_first() -> None:
+def test_the_accuracy_is_that_of_all_test_images_and_the_curves_of_the_first(way: Way) -> None:
     """Beyond the first 1000 test images every label is wrong: the curve ends at 1, the accuracy at 1000 / 1500."""
     test = _blobs(1500, 1, gap=20)
     wrong = torch.where(torch.arange(1500) < transfer.CURVE_TEST_IMAGES, test.labels, (test.labels + 1) % 3)
-    outcome = transfer.classify_features(
-        [_blobs(60, 2, gap=20)], LabelledInputs(test.inputs, wrong), _blobs(200, 3, gap=20).inputs, 3, 40, seed=0
+    outcome = way(
+        TransferTask(
+            nn.Identity(),
+            [_blobs(60, 2, gap=20)],
+            LabelledInputs(test.inputs, wrong),
+            _blobs(200, 3, gap=20).inputs,
+            3,
+            40,
+            seed=0,
+        )
     )
     assert outcome.curve("test_accuracy")[-1] == 1
     assert outcome.accuracy == pytest.approx(1000 / 1500)
@@ -123,24 +148,24 @@ def test_a_single_draw_has_no_spread() -> None:
     assert math.isnan(outcome.std)
 
 
-def test_equal_seeds_give_equal_results_and_leave_the_global_random_state() -> None:
+def test_equal_seeds_give_equal_results_and_leave_the_global_random_state(way: Way) -> None:
     """The seed decides the weights and the order; another one gives other curves."""
     draws, test, reference = [_blobs(30, 1, gap=2)], _blobs(200, 2, gap=2), _blobs(100, 3, gap=2).inputs
     torch.manual_seed(8)
     before = torch.get_rng_state()
-    first = transfer.classify_features(draws, test, reference, 3, 3, seed=5)
+    first = way(TransferTask(nn.Identity(), draws, test, reference, 3, 3, seed=5))
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(9)
-    assert torch.equal(first.curves, transfer.classify_features(draws, test, reference, 3, 3, seed=5).curves)
-    assert not torch.equal(first.curves, transfer.classify_features(draws, test, reference, 3, 3, seed=6).curves)
+    assert torch.equal(first.curves, way(TransferTask(nn.Identity(), draws, test, reference, 3, 3, seed=5)).curves)
+    assert not torch.equal(first.curves, way(TransferTask(nn.Identity(), draws, test, reference, 3, 3, seed=6)).curves)
 
 
 def test_the_number_of_the_draw_is_added_to_the_seed() -> None:
     """The second draw from seed 5 is trained as the only one from seed 6: draws do not touch one another."""
     one, two = _blobs(30, 1, gap=2), _blobs(30, 2, gap=2)
     test, reference = _blobs(200, 3, gap=2), _blobs(100, 4, gap=2).inputs
-    both = transfer.classify_features([one, two], test, reference, 3, 3, seed=5)
-    alone = transfer.classify_features([two], test, reference, 3, 3, seed=6)
+    both = classify(TransferTask(nn.Identity(), [one, two], test, reference, 3, 3, seed=5))
+    alone = classify(TransferTask(nn.Identity(), [two], test, reference, 3, 3, seed=6))
     assert torch.equal(both.curves[1], alone.curves[0])
     assert both.accuracies[1] == alone.accuracies[0]
 
@@ -176,12 +201,12 @@ def test_the_scale_is_not_trained() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_encoder_that_was_given_is_left_as_it_is(training: bool) -> None:
+def test_the_encoder_that_was_given_is_left_as_it_is(training: bool, way: Way) -> None:
     """Its weights, running statistics, mode and gradients are untouched although a copy is trained."""
     encoder = _convolutional_encoder().train(training)
     before = copy.deepcopy(encoder.state_dict())
     draws, test = [_labelled_images(20, 1), _labelled_images(20, 2)], _labelled_images(40, 3)
-    transfer.classify_with_encoder(encoder, draws, test, torch.rand(50, 3), 2, 2, seed=0)
+    way(TransferTask(encoder, draws, test, torch.rand(50, 3), 2, 2, seed=0))
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert all(module.training is training for module in encoder.modules())
@@ -192,8 +217,8 @@ def test_every_draw_starts_from_the_same_encoder() -> None:
     """What the first draw did to its copy does not reach the second."""
     encoder, draws, test = _convolutional_encoder(), [_labelled_images(20, 1), _labelled_images(20, 2)], _labelled_images(40, 3)
     reference = torch.rand(50, 3, generator=torch.Generator().manual_seed(0))
-    both = transfer.classify_with_encoder(encoder, draws, test, reference, 2, 2, seed=0)
-    alone = transfer.classify_with_encoder(encoder, draws[1:], test, reference, 2, 2, seed=1)
+    both = classify(TransferTask(encoder, draws, test, reference, 2, 2, seed=0))
+    alone = classify(TransferTask(encoder, draws[1:], test, reference, 2, 2, seed=1))
     assert torch.equal(both.curves[1], alone.curves[0])
 
 
@@ -202,13 +227,13 @@ def test_an_image_is_classified_the_same_whatever_is_tested_beside_it() -> None:
     encoder, draws, test = _convolutional_encoder(), [_labelled_images(20, 1)], _labelled_images(40, 3)
     reference = torch.rand(50, 3, generator=torch.Generator().manual_seed(0))
     parts = [LabelledInputs(test.inputs[part], test.labels[part]) for part in (slice(40), slice(20), slice(20, 40))]
-    outcomes = [transfer.classify_with_encoder(encoder, draws, part, reference, 2, 3, seed=0) for part in parts]
+    outcomes = [classify(TransferTask(encoder, draws, part, reference, 2, 3, seed=0)) for part in parts]
     whole, first, second = (np.array(outcome.curve("test_loss")) for outcome in outcomes)
     np.testing.assert_allclose(whole, (first + second) / 2, rtol=1e-5)
     assert outcomes[0].curve("train_loss") == outcomes[1].curve("train_loss")
 
 
-def test_training_the_encoder_finds_what_the_frozen_one_hides() -> None:
+def test_training_the_encoder_finds_what_the_frozen_one_hides(way: Way) -> None:
     """An encoder that passes only noise on gives chance when frozen; trained too, it opens itself to the class."""
     encoder = nn.Linear(2, 1, bias=False)
     with torch.no_grad():
@@ -223,8 +248,8 @@ def test_training_the_encoder_finds_what_the_frozen_one_hides() -> None:
         return LabelledInputs(encoder(part.inputs).detach(), part.labels)
 
     draw, test, reference = data(80, 1), data(1000, 2), code(data(200, 3)).inputs
-    frozen = transfer.classify_features([code(draw)], code(test), reference, 2, 30, seed=0)
-    finetuned = transfer.classify_with_encoder(encoder, [draw], test, reference, 2, 30, seed=0)
+    frozen = way(TransferTask(nn.Identity(), [code(draw)], code(test), reference, 2, 30, seed=0))
+    finetuned = way(TransferTask(encoder, [draw], test, reference, 2, 30, seed=0))
     assert frozen.accuracy == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / 1000))
     assert finetuned.accuracy > 0.95
 
@@ -260,7 +285,7 @@ def test_calibration_takes_no_more_images_than_it_says(monkeypatch: pytest.Monke
 def test_every_labelled_image_is_in_one_batch_and_none_is_alone() -> None:
     """Also where the number of labels leaves a remainder of one."""
     for count in (1, 2, 16, 17, 33, 80, 81):
-        batches = transfer._batches(torch.arange(count))
+        batches = transfer.split_order(torch.arange(count))
         assert torch.equal(torch.cat(batches), torch.arange(count))
         assert count == 1 or min(map(len, batches)) > 1
 
