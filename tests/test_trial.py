@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from harness import train
-from harness.config import Placement, TrialConfig
+from harness import train, transfer
+from harness.config import Placement, TrialConfig, TrialResult
 from harness.executors import EXECUTORS
+from harness.measures import METRICS
 from harness.models import ARCHITECTURES, resolve
+from harness.options import PRECISIONS as NAMED_PRECISIONS
+from harness.options import TRAINERS
 from harness.rules import UserError
-from harness.trial import Segment, evaluate_group, run_segment
+from harness.trial import PRECISIONS, Segment, evaluate_group, run_segment
 from tests.support import TINY
+
+ACCURACY = 0.02
+"""What an accuracy may differ by between the two ways: some of the 359 test images lie on the border."""
+
+ROUNDING, AFTER_BATCH_NORM = 1e-4, 0.1
+"""Relative, of all other numbers; the latter of encoders that are trained along through batch norms, where the gradient of
+a bias is nothing but rounding and Adam makes a whole step of it."""
+
+
+@pytest.fixture(params=TRAINERS)
+def placement(request: pytest.FixtureRequest, tmp_path: Path) -> Placement:
+    """This machine's CPU, with each of the trainers: what a worker does holds for both."""
+    return Placement(str(tmp_path / "data"), trainer=request.param)
 
 
 def numbers(metrics: dict[str, float]) -> dict[str, float]:
@@ -53,6 +71,84 @@ def test_every_executor_gives_the_same_bits(placement: Placement) -> None:
         outcomes[name] = [(numbers(each.metrics), each.curves, [each.artifacts[file] for file in files]) for each in results]
     plain = outcomes.pop("inline")
     assert all(outcome == plain for outcome in outcomes.values())
+
+
+def assert_results_agree(results: Sequence[TrialResult], others: Sequence[TrialResult], has_batch_norm: bool) -> None:
+    """Every metric that one has the other has, within rounding; so are the curves."""
+    for result, other in zip(results, others, strict=True):
+        assert (result.status, result.config) == (other.status, other.config)
+        values, expected = dict(result.metrics), dict(other.metrics)
+        for curve, own in result.curves.items():
+            values |= {f"{curve}/{epoch}": value for epoch, value in enumerate(own)}
+            expected |= {f"{curve}/{epoch}": value for epoch, value in enumerate(other.curves[curve])}
+        assert values.keys() == expected.keys() >= METRICS.keys()
+        for name, value in values.items():
+            is_trained_along = name.startswith(("transfer/finetuned", "transfer/scratch")) and has_batch_norm
+            if "accuracy" in name:
+                bound = {"abs": 2 * ACCURACY if is_trained_along or "train_accuracy" in name else ACCURACY}
+            else:
+                bound = {"rel": AFTER_BATCH_NORM if is_trained_along else ROUNDING}
+            assert value == pytest.approx(expected[name], **bound), name
+
+
+def evaluate_in_both_ways(configs: Sequence[TrialConfig], tmp_path: Path) -> tuple[list[TrialResult], list[TrialResult]]:
+    """The results of the same trained states, stacked and plain."""
+    stacked, plain = (Placement(str(tmp_path / "data"), trainer=trainer) for trainer in ("stacked", "plain"))
+    states = run_segment(configs, None, 2, plain).states
+    expected = evaluate_group(configs, states, plain)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(transfer, "classify")  # so that nothing is measured one by one after all
+        return evaluate_group(configs, states, stacked), expected
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_group_is_measured_as_its_members_are_alone(architecture: str, tmp_path: Path) -> None:
+    """Every metric and every curve of members of different sizes and seeds, without batch norm."""
+    own = ARCHITECTURES[architecture].defaults
+    small = {"width": own["width"] // 4, "batch_norm": False} if "width" in own else {}
+    base = replace(TINY, architecture=architecture, **small)  # type: ignore[arg-type]
+    configs = [resolve(replace(base, latent_size=size, seed=seed)) for size, seed in ((3, 0), (2, 1))]
+    assert_results_agree(*evaluate_in_both_ways(configs, tmp_path), has_batch_norm=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_group_of_every_architecture_as_it_is_is_measured_as_its_members_are_alone(architecture: str, tmp_path: Path) -> None:
+    """The same at full width and with batch norms."""
+    configs = [resolve(replace(TINY, architecture=architecture, latent_size=size, seed=seed)) for size, seed in ((3, 0), (2, 1))]
+    assert_results_agree(*evaluate_in_both_ways(configs, tmp_path), has_batch_norm=True)
+
+
+def test_transfers_that_cannot_be_measured_together_are_measured_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the memory is too small for all at once: every number is there, and is that of the plain way."""
+    from harness import trial
+
+    def too_large(*arguments: object) -> None:
+        raise MemoryError("no room")
+
+    configs = [resolve(replace(TINY, architecture="linear", latent_size=size)) for size in (3, 2)]
+    stacked, plain = (Placement(str(tmp_path / "data"), trainer=trainer) for trainer in ("stacked", "plain"))
+    states = run_segment(configs, None, 2, plain).states
+    monkeypatch.setattr(trial, "measure_transfers", too_large)
+    one, other = (evaluate_group(configs, states, each) for each in (stacked, plain))
+    assert [(each.metrics, each.curves) for each in one] == [(each.metrics, each.curves) for each in other]
+
+
+def test_every_precision_but_the_automatic_one_can_be_computed_with(tmp_path: Path) -> None:
+    """bfloat16 gives other numbers than float32, and a finished trial."""
+    assert set(PRECISIONS) == set(NAMED_PRECISIONS) - {"auto"}
+    config = resolve(replace(TINY, architecture="linear"))
+    losses = []
+    for precision in PRECISIONS:
+        placement = Placement(str(tmp_path / "data"), precision=precision)
+        segment = run_segment([config], None, 2, placement)
+        (result,) = evaluate_group([config], segment.states, placement)
+        assert result.status == "finished"
+        losses.append(result.metrics["val/mse"])
+    assert len(set(losses)) == len(losses)
+    assert losses == pytest.approx([losses[0]] * len(losses), rel=0.01)
 
 
 def test_a_model_that_cannot_be_built_fails_that_trial_only(placement: Placement, monkeypatch: pytest.MonkeyPatch) -> None:
