@@ -2,6 +2,7 @@
 
 One sweep grows from size to size on an MLflow store of its own. Its trials train nothing: an executor gives made-up
 logs and results at once. All else is the harness's own. Trials go one by one, so that the cost of each can be told.
+At each size a new small sweep runs as well, to compare with at the same moment of a busy machine.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ SIZES = (100, 300, 1_000, 3_000, 10_000)
 WINDOW = 300
 """What a trial costs at a size is the median over so many trials before it, or over those since the last size if fewer."""
 
+SMALL = 100
+"""Trials of the sweep that each size is compared with, or as many as the first size has if fewer."""
+
 POINTS = 40 * 84
 """Of the grid; a larger sweep trains them from several seeds."""
 
@@ -85,6 +89,8 @@ class Cost:
         trials: The size.
         milliseconds: A trial, by ``COLUMNS``: medians. The whole is all that is not training.
         mean_milliseconds: The whole, mean in place of median.
+        small_milliseconds: The whole, median, of a new sweep of ``SMALL`` trials that ran right after: other work on the
+            machine slows both.
         close: Seconds from the last trial's end to the sweep's: tables and pictures.
         read: Seconds to open the sweep and read back its runs.
         rebuild: Seconds to rebuild the Optuna study and to ask for what is next.
@@ -95,6 +101,7 @@ class Cost:
     trials: int
     milliseconds: dict[str, float]
     mean_milliseconds: float
+    small_milliseconds: float
     close: float
     read: float
     rebuild: float
@@ -252,15 +259,22 @@ def measure(sizes: Sequence[int], sampler: str, folder: Path) -> Iterator[Cost]:
     Args:
         sizes: Numbers of trials, ascending, at least two apart.
         sampler: ``grid`` or a name in ``SAMPLERS``.
-        folder: Gets the study file and the store.
+        folder: Gets the study file and the store, and a folder with those of the small sweep beside it.
     """
-    study, how = folder / "scale.py", GRID if sampler == "grid" else f'sampler="{sampler}", trials=1'
-    study.write_text(STUDY_FILE.format(how=how))
+    grown, beside = _study_file(folder, sampler), _study_file(folder / "beside", sampler)
     for size in sizes:
-        grown = _grow(_words(study, sampler, size))
-        one_more = _words(study, sampler, size + 1)
-        yield _cost(size, grown, _grow(one_more), seconds_of_command(one_more))
+        stopwatch = _grow(_words(grown, sampler, size))
+        reference = _grow(_words(beside, sampler, min(SMALL, *sizes)), fresh=True)
+        one_more = _words(grown, sampler, size + 1)
+        yield _cost(size, stopwatch, reference, _grow(one_more), seconds_of_command(one_more))
         print_lines([f"{sampler}: {size:,} trials are measured"], to_stderr=True)
+
+
+def _study_file(folder: Path, sampler: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    file = folder / "scale.py"
+    file.write_text(STUDY_FILE.format(how=GRID if sampler == "grid" else f'sampler="{sampler}", trials=1'))
+    return file
 
 
 def _words(study: Path, sampler: str, trials: int) -> list[str]:
@@ -270,13 +284,13 @@ def _words(study: Path, sampler: str, trials: int) -> list[str]:
     return [str(study), "--trials", str(trials), *seeds, "--device", "cpu", "--tracking-uri", store, "--json"]
 
 
-def _grow(words: Sequence[str]) -> Stopwatch:
+def _grow(words: Sequence[str], fresh: bool = False) -> Stopwatch:
     """Runs the sweep of a command line, in this process and without training."""
     request = options.parse(words)
     plan = make_plan(load_study(request.study), request)
     stopwatch = Stopwatch()
     with patch.dict(EXECUTORS, made_up=MadeUpExecutor), stopwatch.running():
-        run_sweep(plan, Means("made_up", group_size=1), MlflowTracker(request.tracking_uri), stopwatch)
+        run_sweep(plan, Means("made_up", group_size=1, fresh=fresh), MlflowTracker(request.tracking_uri), stopwatch)
     return stopwatch
 
 
@@ -287,12 +301,13 @@ def seconds_of_command(words: Sequence[str]) -> float:
     return time.perf_counter() - begin
 
 
-def _cost(size: int, grown: Stopwatch, resumed: Stopwatch, command: float) -> Cost:
+def _cost(size: int, grown: Stopwatch, reference: Stopwatch, resumed: Stopwatch, command: float) -> Cost:
     laps = grown.laps[-WINDOW:]
     return Cost(
         trials=size,
         milliseconds={name: 1000 * median(lap.get(name, 0.0) for lap in laps) for name in COLUMNS},
         mean_milliseconds=1000 * fmean(lap["whole"] for lap in laps),
+        small_milliseconds=1000 * median(lap["whole"] for lap in reference.laps),
         command=command,
         close=grown.seconds["close"],
         **{name: resumed.seconds[name] for name in ("read", "rebuild", "resume")},
@@ -300,19 +315,17 @@ def _cost(size: int, grown: Stopwatch, resumed: Stopwatch, command: float) -> Co
 
 
 def print_costs(sampler: str, costs: Sequence[Cost]) -> None:
-    """Prints what a trial costs, with how many times that at the first size it is, and what closing and resuming cost."""
-    first = costs[0].milliseconds["whole"]
-    trials = [
-        [
-            f"{cost.trials:,}",
-            *(f"{cost.milliseconds[name]:.2f}" for name in COLUMNS),
-            f"{cost.milliseconds['whole'] / first:.2f}",
-        ]
-        for cost in costs
-    ]
-    print_table(f"{sampler}: milliseconds a trial", ["trials", *COLUMNS, "ratio"], trials, left=0)
+    """Prints what a trial costs, beside one of a small sweep at the same time, and what closing and resuming cost."""
+    trials = [[f"{cost.trials:,}", *(f"{number:.2f}" for number in _numbers(cost))] for cost in costs]
+    print_table(f"{sampler}: milliseconds a trial", ["trials", *COLUMNS, "small", "ratio"], trials, left=0)
     sweeps = [[f"{cost.trials:,}", *(f"{getattr(cost, name):.1f}" for name in SECONDS)] for cost in costs]
     print_table(f"{sampler}: seconds to close the sweep and to resume it", ["trials", *SECONDS], sweeps, left=0)
+
+
+def _numbers(cost: Cost) -> list[float]:
+    """What a trial costs, what one of a small sweep does, and how many times that it is."""
+    whole = cost.milliseconds["whole"]
+    return [*(cost.milliseconds[name] for name in COLUMNS), cost.small_milliseconds, whole / cost.small_milliseconds]
 
 
 if __name__ == "__main__":

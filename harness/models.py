@@ -143,15 +143,17 @@ def _up(stage: Stage, config: TrialConfig, is_output: bool) -> nn.Module:
         side - ((small - 1) * stage.stride - 2 * (kernel // 2) + kernel)
         for side, small in zip(stage.size_in, stage.size_out, strict=True)
     )
+    padding, bias = (missing[0], missing[1]), is_output or not config.batch_norm
     transposed = nn.ConvTranspose2d(
-        stage.channels_out, stage.channels_in, kernel, stage.stride, kernel // 2, output_padding=(missing[0], missing[1])
+        stage.channels_out, stage.channels_in, kernel, stage.stride, kernel // 2, output_padding=padding, bias=bias
     )
     return transposed if is_output else nn.Sequential(transposed, *_norm(stage.channels_in, config), _activation(config))
 
 
 def _convolution(channels_in: int, channels_out: int, config: TrialConfig, stride: int = 1) -> nn.Sequential:
     kernel = _given(config.kernel_size)
-    convolution = nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2)
+    bias = not config.batch_norm  # the norm would take it out again, and Adam would move it by rounding errors
+    convolution = nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, bias=bias)
     return nn.Sequential(convolution, *_norm(channels_out, config), _activation(config))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 
@@ -25,6 +26,8 @@ from harness.train import (
     train_group,
     what_is_not_finite,
 )
+
+LOG = logging.getLogger(__name__)
 
 BLOCK, BLOCK_ON_GPU = 2**16, 2**21
 """Pixels of each member that are validated at a time: a CPU keeps those of a stack in its cache."""
@@ -53,7 +56,8 @@ def train_group_as_stack(
         chosen, own = [configs[member] for member in members], [states[member] for member in members]
         try:
             results = train_stack(chosen, own, min(epochs, chosen[0].epochs - own[0].epoch), splits, dtype)
-        except Exception:  # whatever it is: alone, each member has its own result or its own error
+        except Exception as error:  # whatever it is: alone, each member has its own result or its own error
+            LOG.warning("a stack of %d trials cannot be trained (%s): one by one instead", len(members), error)
             results = list(zip(*train_group(chosen, own, epochs, splits), strict=True))
         outcomes |= dict(zip(members, results, strict=True))
     whole = [outcomes.get(member, (state, [])) for member, state in enumerate(states)]

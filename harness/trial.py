@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,8 @@ from harness.material import Material, gather
 from harness.measures import Evaluation, measure_all, measure_transfers
 from harness.train import TrainState, describe_error, initial_state, train_group
 from harness.train_stack import train_group_as_stack
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,10 @@ def _load(config: TrialConfig, state: TrainState, material: Material) -> Evaluat
 
 def _transfer_together(evaluations: Sequence[Evaluation], dtype: torch.dtype) -> None:
     """Leaves the transfers to each evaluation by itself where all at once cannot be done: an error is then its own."""
-    with suppress(Exception):
+    try:
         measure_transfers(evaluations, dtype)
+    except Exception as error:
+        LOG.warning("transfer of %d trials cannot be measured as a stack (%s): one by one instead", len(evaluations), error)
 
 
 def _evaluate(evaluation: Evaluation) -> TrialResult:

@@ -36,9 +36,12 @@ def test_a_sweep_grows_and_every_step_has_its_price(
         assert min(parts) > 0
         assert sum(parts) < 1.5 * cost["milliseconds"]["whole"]
         assert 0 < cost["read"] < cost["resume"]
-        assert min(cost["close"], cost["rebuild"]) > 0
+        assert min(cost["close"], cost["rebuild"], cost["small_milliseconds"]) > 0
     trials, sweeps = capsys.readouterr().out.split(f"{sampler}: seconds to close")
     assert [line.split()[0] for line in trials.splitlines() if line.strip()[:1].isdigit()] == ["5", "10"]
+    first = content["costs"][0]
+    ratio = first["milliseconds"]["whole"] / first["small_milliseconds"]
+    assert [line.split()[-1] for line in trials.splitlines() if line.split()[:1] == ["5"]] == [f"{ratio:.2f}"]
     assert [line.split()[-1] for line in sweeps.splitlines() if line.strip()[:1].isdigit()] == ["7.5", "7.5"]
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     runs = client.search_runs(["1"], "tags.`harness.kind` = 'trial'")

@@ -24,8 +24,8 @@ ACCURACY = 0.02
 """What an accuracy may differ by between the two ways: some of the 359 test images lie on the border."""
 
 ROUNDING, AFTER_BATCH_NORM = 1e-4, 0.1
-"""Relative, of all other numbers; the latter of encoders that are trained along through batch norms, where the gradient of
-a bias is nothing but rounding and Adam makes a whole step of it."""
+"""Relative, of all other numbers; the latter of encoders that are trained along with batch norms, where the gradient of a
+bias is nothing but rounding and Adam makes a whole step of it."""
 
 
 @pytest.fixture(params=TRAINERS)
@@ -51,11 +51,12 @@ def test_a_trial_runs_alone_for_every_architecture(architecture: str, placement:
     assert pickle.loads(pickle.dumps(result)) == result  # noqa: S301  # our own bytes
 
 
-def test_every_executor_gives_the_same_bits(placement: Placement) -> None:
+def test_every_executor_gives_the_same_bits(tmp_path: Path) -> None:
     """Numbers, curves, weights, codes and pictures of every architecture are equal, whoever ran the group."""
     small = {name: {"width": 4} if "width" in each.defaults else {} for name, each in ARCHITECTURES.items()}
     groups = [[resolve(replace(TINY, architecture=name, draws=1, **fields))] for name, fields in small.items()]
     groups[0].append(replace(groups[0][0], latent_size=2))
+    placement = Placement(str(tmp_path / "data"))
     files = ("model/model.safetensors", "latents/test_codes.npz", "reconstructions.png", "interpolation/strips.png")
     outcomes = {}
     for name in EXECUTORS:
@@ -73,7 +74,7 @@ def test_every_executor_gives_the_same_bits(placement: Placement) -> None:
     assert all(outcome == plain for outcome in outcomes.values())
 
 
-def assert_results_agree(results: Sequence[TrialResult], others: Sequence[TrialResult], has_batch_norm: bool) -> None:
+def assert_results_agree(results: Sequence[TrialResult], others: Sequence[TrialResult]) -> None:
     """Every metric that one has the other has, within rounding; so are the curves."""
     for result, other in zip(results, others, strict=True):
         assert (result.status, result.config) == (other.status, other.config)
@@ -83,7 +84,7 @@ def assert_results_agree(results: Sequence[TrialResult], others: Sequence[TrialR
             expected |= {f"{curve}/{epoch}": value for epoch, value in enumerate(other.curves[curve])}
         assert values.keys() == expected.keys() >= METRICS.keys()
         for name, value in values.items():
-            is_trained_along = name.startswith(("transfer/finetuned", "transfer/scratch")) and has_batch_norm
+            is_trained_along = name.startswith(("transfer/finetuned", "transfer/scratch"))
             if "accuracy" in name:
                 bound = {"abs": 2 * ACCURACY if is_trained_along or "train_accuracy" in name else ACCURACY}
             else:
@@ -103,20 +104,19 @@ def evaluate_in_both_ways(configs: Sequence[TrialConfig], tmp_path: Path) -> tup
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_group_is_measured_as_its_members_are_alone(architecture: str, tmp_path: Path) -> None:
-    """Every metric and every curve of members of different sizes and seeds, without batch norm."""
+    """Every metric and every curve of members of different sizes and seeds, at a quarter of the architecture's width."""
     own = ARCHITECTURES[architecture].defaults
-    small = {"width": own["width"] // 4, "batch_norm": False} if "width" in own else {}
-    base = replace(TINY, architecture=architecture, **small)  # type: ignore[arg-type]
+    base = replace(TINY, architecture=architecture, width=own["width"] // 4 if "width" in own else None)
     configs = [resolve(replace(base, latent_size=size, seed=seed)) for size, seed in ((3, 0), (2, 1))]
-    assert_results_agree(*evaluate_in_both_ways(configs, tmp_path), has_batch_norm=False)
+    assert_results_agree(*evaluate_in_both_ways(configs, tmp_path))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_group_of_every_architecture_as_it_is_is_measured_as_its_members_are_alone(architecture: str, tmp_path: Path) -> None:
-    """The same at full width and with batch norms."""
+    """The same at full width."""
     configs = [resolve(replace(TINY, architecture=architecture, latent_size=size, seed=seed)) for size, seed in ((3, 0), (2, 1))]
-    assert_results_agree(*evaluate_in_both_ways(configs, tmp_path), has_batch_norm=True)
+    assert_results_agree(*evaluate_in_both_ways(configs, tmp_path))
 
 
 def test_transfers_that_cannot_be_measured_together_are_measured_one_by_one(
@@ -146,7 +146,7 @@ def test_every_precision_but_the_automatic_one_can_be_computed_with(tmp_path: Pa
         segment = run_segment([config], None, 2, placement)
         (result,) = evaluate_group([config], segment.states, placement)
         assert result.status == "finished"
-        losses.append(result.metrics["val/mse"])
+        losses.append(result.metrics["train/mse"])
     assert len(set(losses)) == len(losses)
     assert losses == pytest.approx([losses[0]] * len(losses), rel=0.01)
 
