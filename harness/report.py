@@ -154,4 +154,4 @@ def _intervals(members: Sequence[TrialRecord]) -> dict[str, Interval]:
 
 
 def _json_interval(value: Interval) -> dict[str, float | int | None]:
-    return {name: None if isinstance(number, float) and math.isnan(number) else number for name, number in asdict(value).items()}
+    return {name: None if isinstance(number, float) and math.isnan(number) else number for name, number in vars(value).items()}
