@@ -38,7 +38,7 @@ class Material:
         """Channels, height and width of an image."""
         return self.data.shape
 
-    @property
+    @cached_property
     def test_inputs(self) -> LabelledInputs:
         """The test images as a classifier takes them."""
         return LabelledInputs(self.splits.test.images, self.splits.test.labels)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from harness.artifacts import failure_artifacts, trial_artifacts
 from harness.config import EpochLog, Placement, TrialConfig, TrialResult
-from harness.executors import WORKER
 from harness.material import Material, gather
 from harness.measures import Evaluation, measure_all, measure_transfers
+from harness.numerics import computing_on
 from harness.train import TrainState, describe_error, initial_state, train_group
 from harness.train_stack import train_group_as_stack
 
@@ -45,7 +43,7 @@ def run_segment(
         epochs: How many.
         placement: Where the images are and where to train.
     """
-    with _as_everywhere(placement):
+    with computing_on(placement.device):
         material = gather(configs[0], placement)
         if states is None:
             states = [_begin(config, material) for config in configs]
@@ -63,7 +61,7 @@ def _begin(config: TrialConfig, material: Material) -> TrainState:
 
 def evaluate_group(configs: Sequence[TrialConfig], states: Sequence[TrainState], placement: Placement) -> list[TrialResult]:
     """Measures every member of a trained group; one that failed in training, or fails here, is a failed result."""
-    with _as_everywhere(placement):
+    with computing_on(placement.device):
         material = gather(configs[0], placement)
         begun = [_load(config, state, material) for config, state in zip(configs, states, strict=True)]
         if placement.trainer != "plain":
@@ -99,24 +97,6 @@ def _evaluate(evaluation: Evaluation) -> TrialResult:
 def _failed(config: TrialConfig, state: TrainState, failure: str) -> TrialResult:
     reason = failure.partition("\n")[0]
     return TrialResult(config, "failed", artifacts=failure_artifacts(config, state.logs, failure), reason=reason)
-
-
-@contextmanager
-def _as_everywhere(placement: Placement) -> Iterator[None]:
-    """On a CPU one thread and deterministic algorithms, so that every executor gives the same bits; on a GPU full float32."""
-    if placement.device != "cpu":
-        torch.cuda.set_device(int(os.environ.get(WORKER, "0")) % torch.cuda.device_count())  # "cuda" is this one from now on
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        yield
-        return
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
 
 
 PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}

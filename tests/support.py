@@ -26,3 +26,11 @@ def make_study_file(folder: Path, **changes: object) -> StudyFile:
     path = folder / "tiny.py"
     path.write_text("STUDY = None\n")
     return StudyFile(StudyConfig(**{**fields, **changes}), None, path)  # type: ignore[arg-type]
+
+
+def torch_settings() -> tuple[object, ...]:
+    """What a worker sets of torch's global state."""
+    import torch
+
+    deterministic, filled = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    return torch.get_num_threads(), deterministic, filled, torch.backends.mkldnn.matmul.fp32_precision

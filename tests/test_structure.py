@@ -40,7 +40,7 @@ LEVELS = (
         "store",
         "provenance",
     },
-    {"splits", "stacks", "search", "track"},
+    {"splits", "stacks", "search", "track", "numerics"},
     {"train", "transfer_stack"},
     {"material", "train_stack"},
     {"measures"},

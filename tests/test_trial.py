@@ -18,7 +18,7 @@ from harness.options import PRECISIONS as NAMED_PRECISIONS
 from harness.options import TRAINERS
 from harness.rules import UserError
 from harness.trial import PRECISIONS, Segment, evaluate_group, run_segment
-from tests.support import TINY
+from tests.support import TINY, torch_settings
 
 ACCURACY = 0.02
 """What an accuracy may differ by between the two ways: some of the 359 test images lie on the border."""
@@ -197,12 +197,10 @@ def test_an_error_in_the_evaluation_fails_that_trial_only(placement: Placement) 
 
 
 def test_segments_leave_torch_as_it_was(placement: Placement) -> None:
-    """Threads and determinism are set for the segment only."""
-    import torch
-
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    """Threads, determinism and the kind of products are set for the segment only."""
+    before = torch_settings()
     run_segment([resolve(TINY)], None, 1, placement)
-    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
+    assert torch_settings() == before
 
 
 def test_a_state_without_epochs_left_is_passed_through(placement: Placement) -> None:
