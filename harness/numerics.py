@@ -21,10 +21,10 @@ FLOAT32_ERROR = 1e-5
 
 @contextmanager
 def computing_on(device: str) -> Iterator[None]:
-    """Torch's settings for a while; they are put back afterwards.
+    """Torch's settings for a while.
 
-    On a CPU one thread and deterministic algorithms, so that every executor gives the same bits. On a GPU full float32 and the
-    device of the worker's number.
+    On a CPU one thread and deterministic algorithms, so that every executor gives the same bits; what was set before is put back
+    afterwards. On a GPU full float32 and the device of the worker's number, from then on.
 
     Args:
         device: As in ``Placement``.
