@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_all_start_methods, get_context, parent_process
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -66,11 +67,11 @@ WORKER = "HARNESS_WORKER"
 
 
 class ProcessExecutor:
-    """Runs the functions in freshly started processes, which stay for the whole sweep."""
+    """Runs the functions in processes of their own, which stay for the whole sweep."""
 
     def __init__(self, workers: int) -> None:
         self.slots = workers + 1  # one more than can run, so that no worker waits for the coordinator
-        context = get_context("spawn")
+        context: Any = get_context(_start_method())
         self._pool = ProcessPoolExecutor(workers, context, _start_worker, initargs=(context.Value("i", 0),))
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
@@ -87,6 +88,25 @@ class ProcessExecutor:
             for process in list((self._pool._processes or {}).values()):  # terminate_workers() came with Python 3.14
                 process.kill()
         self._pool.shutdown(wait=error is None, cancel_futures=True)
+
+
+def prepare(modules: Sequence[str]) -> None:
+    """Has the modules loaded once for all workers that start later, while the caller goes on.
+
+    A process is started that loads them and does nothing else; workers are its forks, which start at once and share its memory. Where
+    the system has no such process each worker loads what it needs by itself.
+    """
+    if _start_method() != "forkserver":
+        return
+    from multiprocessing.forkserver import ensure_running, set_forkserver_preload
+
+    set_forkserver_preload(list(modules))
+    with _interrupts_held(), _environment("GLIBC_TUNABLES", HUGE_PAGES):
+        ensure_running()
+
+
+def _start_method() -> str:
+    return "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
 
 
 @contextmanager
@@ -116,7 +136,11 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 
 def _start_worker(started: Synchronized[int]) -> None:
-    """Numbers the worker, leaves Ctrl-C to the coordinator, and makes sure that no worker outlives it."""
+    """Numbers the worker, leaves Ctrl-C to the coordinator, and makes sure that no worker outlives it.
+
+    What was loaded before it started is left out of garbage collection, which would write to memory that workers share.
+    """
+    gc.freeze()
     with started.get_lock():
         os.environ[WORKER] = str(started.value)
         started.value += 1

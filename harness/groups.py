@@ -18,6 +18,10 @@ GROUP_OF_SMALL, GROUP_OF_LARGE = 7, 4
 PARTS_ON_CPU = 2
 """Groups at the least of trials that are alike: a CPU has several cores, and a small sweep should use more than one."""
 
+EVALUATED_OF_SMALL, EVALUATED_OF_LARGE = 4, 1
+"""Trials that are evaluated as one task on a CPU: as many as fill the stacks of few-label transfer, on large images one alone, for
+there stacks gain nothing. The parts of a group that is trained are shared by all workers, so that none is left waiting at the end."""
+
 GROUP_ON_GPU, PIXELS_ON_GPU = 64, 32 * 32
 """Trials in a stack on a GPU, for images of so many pixels; fewer for larger ones, which fill it and its memory sooner."""
 
@@ -71,3 +75,11 @@ def choose_group_size(wanted: int, placement: Placement, pixels: int) -> int:
     if placement.device == "cpu":
         return GROUP_OF_SMALL if pixels <= SMALL_IMAGE else GROUP_OF_LARGE
     return max(1, min(GROUP_ON_GPU, GROUP_ON_GPU * PIXELS_ON_GPU // pixels))
+
+
+def evaluation_parts(members: Sequence[Trial], placement: Placement, pixels: int) -> list[list[Trial]]:
+    """Cuts a trained group, in order, into the parts that are evaluated as one task each: a function of the group alone."""
+    if placement.device != "cpu":
+        return [list(members)]
+    size = EVALUATED_OF_SMALL if pixels <= SMALL_IMAGE else EVALUATED_OF_LARGE
+    return [list(members[start : start + size]) for start in range(0, len(members), size)]

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness import options
+from harness import executors, options
 from harness.library import StudyFile, list_studies, load_study
 from harness.options import Request
 from harness.rules import UserError
@@ -88,6 +88,8 @@ def _dry_run(file: StudyFile, request: Request) -> int:
 
 
 def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
+    if request.executor == "processes":
+        executors.prepare(["harness.trial"])  # while this process loads the rest
     from harness import display
     from harness.plan import make_plan
     from harness.store import check_store, default_uri

@@ -15,7 +15,7 @@ from harness import models, pictures, report
 from harness.config import Trial, TrialConfig, TrialRecord, TrialResult
 from harness.display import Display
 from harness.executors import EXECUTORS, Executor
-from harness.groups import choose_group_size, choose_workers, least_parts, partition
+from harness.groups import choose_group_size, choose_workers, evaluation_parts, least_parts, partition
 from harness.measures import METRICS
 from harness.plan import SweepPlan
 from harness.rules import UserError
@@ -99,15 +99,28 @@ class Group:
     states: list[TrainState] | None = None
 
     @property
-    def configs(self) -> list[TrialConfig]:
-        """The members' configurations."""
-        return [trial.config for trial in self.trials]
-
-    @property
     def is_trained(self) -> bool:
         """Whether no member has epochs left."""
         epochs = self.trials[0].config.epochs
         return self.states is not None and all(state.failure or state.epoch >= epochs for state in self.states)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker does at a time.
+
+    Attributes:
+        group: To which it belongs.
+        trials: All of the group for a segment, some of them for an evaluation.
+    """
+
+    group: Group
+    trials: list[Trial]
+
+    @property
+    def configs(self) -> list[TrialConfig]:
+        """The trials' configurations."""
+        return [trial.config for trial in self.trials]
 
 
 def run_sweep(plan: SweepPlan, means: Means, tracker: Tracker, display: Display) -> SweepOutcome:
@@ -196,19 +209,18 @@ def _run_round(run: _Run, executor: Executor, trials: list[Trial], records: Mapp
     unfinished = [members for members in groups if any(trial.number not in records for trial in members)]
     unfinished.sort(key=lambda members: -_work(run.plan, members))
     waiting = deque(Group(f"{members[0].number}-{members[-1].number}", members) for members in unfinished)
-    active: dict[Future[Any], Group] = {}
+    active: dict[Future[Any], Task] = {}
     while waiting or active:
         while waiting and len(active) < executor.slots:
-            group = waiting.popleft()
-            active[_submit(run, executor, _begin(run, group, records))] = group
+            active |= _submit(run, executor, _begin(run, waiting.popleft(), records))
         done, _ = wait(active, return_when=FIRST_COMPLETED)
         for future in done:
-            group = active.pop(future)
+            task = active.pop(future)
             if isinstance(outcome := future.result(), Segment):
-                _take_segment(run, group, outcome)
-                active[_submit(run, executor, group)] = group
+                _take_segment(run, task.group, outcome)
+                active |= _submit(run, executor, task.group)
             else:
-                yield from _take_results(run, group, outcome)
+                yield from _take_results(run, task, outcome)
 
 
 def _work(plan: SweepPlan, members: Sequence[Trial]) -> int:
@@ -236,13 +248,21 @@ def _begin(run: _Run, group: Group, records: Mapping[int, TrialRecord]) -> Group
     return group
 
 
-def _submit(run: _Run, executor: Executor, group: Group) -> Future[Any]:
-    if group.is_trained:
-        trained = [replace(state, moments={}) for state in group.states or ()]  # they are two thirds of a state
-        group.states = None
-        return executor.submit(evaluate_group, group.configs, trained, run.plan.placement)
-    epochs = -(-group.trials[0].config.epochs // SEGMENTS)
-    return executor.submit(run_segment, group.configs, group.states, epochs, run.plan.placement)
+def _submit(run: _Run, executor: Executor, group: Group) -> dict[Future[Any], Task]:
+    """The next segment of a group, or the parts of its evaluation that have trials without results."""
+    placement, states = run.plan.placement, group.states
+    if states is None or not group.is_trained:
+        epochs = -(-group.trials[0].config.epochs // SEGMENTS)
+        task = Task(group, group.trials)
+        return {executor.submit(run_segment, task.configs, states, epochs, placement): task}
+    group.states = None
+    trained = {trial.number: replace(state, moments={}) for trial, state in zip(group.trials, states, strict=True)}
+    parts = evaluation_parts(group.trials, placement, math.prod(run.plan.shape))  # without moments, two thirds of a state
+    tasks = [Task(group, part) for part in parts if any(trial.number in group.run_ids for trial in part)]
+    return {
+        executor.submit(evaluate_group, task.configs, [trained[trial.number] for trial in task.trials], placement): task
+        for task in tasks
+    }
 
 
 def _take_segment(run: _Run, group: Group, segment: Segment) -> None:
@@ -254,9 +274,9 @@ def _take_segment(run: _Run, group: Group, segment: Segment) -> None:
             run.display.advance(len(logs) / trial.config.epochs)
 
 
-def _take_results(run: _Run, group: Group, results: Sequence[TrialResult]) -> Iterator[TrialRecord]:
-    for trial, result in zip(group.trials, results, strict=True):
-        if run_id := group.run_ids.get(trial.number):
+def _take_results(run: _Run, task: Task, results: Sequence[TrialResult]) -> Iterator[TrialRecord]:
+    for trial, result in zip(task.trials, results, strict=True):
+        if run_id := task.group.run_ids.get(trial.number):
             record = run.tracker.finish_trial(run_id, trial, result)
             run.display.advance(1 + EVALUATION_SHARE - run.under_way.pop(run_id))  # a failed trial has work left
             yield record

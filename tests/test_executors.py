@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 
+from harness import executors
 from harness.executors import EXECUTORS, HUGE_PAGES, ProcessExecutor
 from tests.support import ROOT
 
@@ -36,7 +40,16 @@ def test_processes_are_other_processes_and_stay() -> None:
     assert os.getpid() not in workers
 
 
+@pytest.fixture
+def no_server() -> Iterator[None]:
+    """Processes that start in the test, and after it, have no server from before: its environment would be theirs."""
+    forkserver._forkserver._stop()
+    yield
+    forkserver._forkserver._stop()
+
+
 @pytest.mark.parametrize("own", [None, "glibc.malloc.check=0", ""])
+@pytest.mark.usefixtures("no_server")
 def test_workers_have_their_memory_in_huge_pages_where_the_user_says_nothing_else(
     own: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,6 +64,23 @@ def test_workers_have_their_memory_in_huge_pages_where_the_user_says_nothing_els
         assert dict(os.environ) == before
     assert seen == (HUGE_PAGES if own is None else own)
     assert dict(os.environ) == before
+
+
+def _is_loaded(module: str) -> bool:
+    return module in sys.modules
+
+
+@pytest.mark.usefixtures("no_server")
+def test_what_is_prepared_is_loaded_once_for_all_workers() -> None:
+    """Workers have the modules without loading them, and the process that asked has not loaded them at all."""
+    before = dict(os.environ)
+    executors.prepare(["tabnanny", "a_module_that_is_not_there"])
+    assert dict(os.environ) == before
+    with ProcessExecutor(2) as executor:
+        loaded = [executor.submit(_is_loaded, "tabnanny").result(60) for _ in range(2)]
+        assert executor.submit(gc.get_freeze_count).result(60) > 0
+    assert loaded == [True, True]
+    assert "tabnanny" not in sys.modules
 
 
 def test_a_worker_that_dies_is_reported() -> None:

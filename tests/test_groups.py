@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from harness.config import Placement, Trial
-from harness.groups import choose_group_size, choose_workers, least_parts, partition
+from harness.groups import choose_group_size, choose_workers, evaluation_parts, least_parts, partition
 from harness.models import ARCHITECTURES, resolve
 from harness.options import TRAINERS
 from tests.support import TINY
@@ -109,3 +109,13 @@ def test_a_small_sweep_uses_more_than_one_core() -> None:
     """On a CPU what could be one stack is at least two; a GPU has it as one."""
     assert len(partition(alike(4), 7, least_parts(0, Placement(".", "cpu")))) == 2
     assert len(partition(alike(4), 7, least_parts(0, Placement(".", "cuda")))) == 1
+
+
+@pytest.mark.parametrize("pixels", [SMALL, LARGE, HUGE])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_group_is_evaluated_in_parts_that_hold_every_member_once(device: str, pixels: int) -> None:
+    """In their order; a GPU has them all at once, and on a CPU large images are evaluated in more parts than small ones."""
+    members = alike(7)
+    parts = evaluation_parts(members, Placement(".", device), pixels)
+    assert [trial.number for part in parts for trial in part] == list(range(7))
+    assert len(parts) == (1 if device == "cuda" else 2 if pixels == SMALL else 7)
