@@ -23,6 +23,10 @@ large map has ``FEW_CHANNELS`` at the most, as images have. Torch's own transpos
 
 FEW_CHANNELS = 3
 
+MANY_IMAGES = 256
+"""Of each member, from which on a CPU copies of patches no longer stay in its cache: where no gradients are wanted, torch's own
+convolution is then the faster one, and on the way back to large maps the matrix."""
+
 
 class Geometry(NamedTuple):
     """Sizes of a convolution: heights before widths."""
@@ -58,19 +62,32 @@ def convolve(
     Returns:
         Maps, (K * B, C', H', W'), float32.
     """
-    name = choose(geometry, weight.shape[2], transposed, maps.device.type)
+    images = 0 if torch.is_grad_enabled() else len(maps) // len(weight)
+    name = choose(geometry, weight.shape[2], transposed, maps.device.type, images)
     return ALGORITHMS[name](maps, weight, bias, geometry, transposed, dtype)
 
 
-def choose(geometry: Geometry, large_channels: int, transposed: bool, device: str) -> str:
-    """Names the algorithm that is fastest: by count of operations on small maps, as measured on others."""
+def choose(geometry: Geometry, large_channels: int, transposed: bool, device: str, images: int = 0) -> str:
+    """Names the algorithm that is fastest: by count of operations on small maps, as measured on others.
+
+    Args:
+        geometry: The sizes.
+        large_channels: Of the large maps.
+        transposed: Whether to lead from the small maps to the large ones.
+        device: Its type.
+        images: Of each member, where no gradients are wanted; else 0.
+    """
     positions = geometry.large[0] * geometry.large[1]
     if positions <= geometry.kernel[0] * geometry.kernel[1]:
         return "matrix"  # no larger than the patches, and nothing to copy
     few = large_channels <= FEW_CHANNELS
-    if device != "cpu" or (few and transposed) or positions <= (SMALL_MAP_OF_FEW if few else SMALL_MAP):
+    if device != "cpu":
         return "patches"
-    return "native"
+    if positions > (SMALL_MAP_OF_FEW if few else SMALL_MAP):
+        return "patches" if few and transposed else "native"
+    if images < MANY_IMAGES:
+        return "patches"
+    return "matrix" if transposed else "patches" if few else "native"
 
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None, dtype: torch.dtype, turned: bool = False) -> Tensor:

@@ -200,8 +200,10 @@ def test_no_member_sees_another(name: str) -> None:
 @pytest.mark.parametrize("transposed", [False, True], ids=["plain", "transposed"])
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=list(GEOMETRIES))
 def test_one_of_the_algorithms_is_chosen_for_every_size(geometry: Geometry, transposed: bool, device: str) -> None:
-    """For few channels and for many."""
-    assert {convolutions.choose(geometry, channels, transposed, device) for channels in (1, 3, 4, 64)} <= ALGORITHMS.keys()
+    """For few channels and for many, with gradients, and without for few images and for many."""
+    for images in (0, 8, 5000):
+        chosen = {convolutions.choose(geometry, channels, transposed, device, images) for channels in (1, 3, 4, 64)}
+        assert chosen <= ALGORITHMS.keys()
 
 
 @pytest.mark.parametrize("transposed", [False, True], ids=["plain", "transposed"])
@@ -213,6 +215,22 @@ def test_whatever_is_chosen_gives_what_torch_gives(channels: int, side: int, tra
     operands = operands_of(geometry, transposed, large_channels=channels)
     values = convolve(*operands[:3], geometry, transposed, torch.float32)
     assert distance(values, by_torch(operands, geometry, transposed).values) < ROUNDING[torch.float32]
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["plain", "transposed"])
+@pytest.mark.parametrize("side", [4, 8])
+@pytest.mark.parametrize("channels", [1, 5])
+def test_many_images_without_gradients_give_what_few_give(
+    channels: int, side: int, transposed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another algorithm is chosen for them, whose numbers are the same."""
+    geometry = geometry_of((side, side), 3, 2)
+    operands = operands_of(geometry, transposed, large_channels=channels)
+    expected = convolve(*operands[:3], geometry, transposed, torch.float32)
+    monkeypatch.setattr(convolutions, "MANY_IMAGES", 1)
+    with torch.no_grad():
+        values = convolve(*operands[:3], geometry, transposed, torch.float32)
+    assert distance(values, expected) < ROUNDING[torch.float32]
 
 
 @st.composite
