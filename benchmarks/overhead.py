@@ -66,6 +66,8 @@ class TimedExecutor(executors.ProcessExecutor):
 
 
 def _unpack(inner: Future[Any], outer: Future[Any]) -> None:
+    if outer.cancelled():
+        return
     if error := inner.exception():
         outer.set_exception(error)
         return

@@ -6,15 +6,22 @@ import gc
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from multiprocessing import connection, get_all_start_methods, get_context, parent_process
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
-if TYPE_CHECKING:
-    from multiprocessing.sharedctypes import Synchronized
+EXIT_SECONDS = 10
+"""How long a worker that has broken off is waited for, to know how it ended."""
+
+
+class WorkerDiedError(Exception):
+    """A worker process ended while it had this task; says how it ended."""
 
 
 class Executor(Protocol):
@@ -24,7 +31,11 @@ class Executor(Protocol):
     """How many groups it pays to have under way at a time."""
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Starts a picklable function and gives the future of its result."""
+        """Starts a picklable function and gives the future of its result.
+
+        The future can be cancelled as long as no worker has begun with it. It raises ``WorkerDiedError`` where the worker died of it, or
+        by another hand meanwhile; other tasks are not touched by that, and the worker is replaced.
+        """
 
     def __enter__(self) -> Self:
         """Gives itself."""
@@ -66,28 +77,112 @@ WORKER = "HARNESS_WORKER"
 """The variable that holds a worker's number, from 0: what runs in it may take the device of that number."""
 
 
+@dataclass(frozen=True)
+class _Call:
+    """A task that waits for a worker."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    future: Future[Any]
+
+
+@dataclass
+class _Worker:
+    """A place for a worker process, and the process that has it just now."""
+
+    number: int
+    pool: ProcessPoolExecutor | None = None
+    processes: list[Any] = field(default_factory=list)
+
+
 class ProcessExecutor:
-    """Runs the functions in processes of their own, which stay for the whole sweep."""
+    """Runs the functions in processes of their own, which stay for the whole sweep.
+
+    Each worker is a pool of one process, so that a process that dies takes one task with it and it is known which.
+    """
 
     def __init__(self, workers: int) -> None:
         self.slots = workers + 1  # one more than can run, so that no worker waits for the coordinator
-        context: Any = get_context(_start_method())
-        self._pool = ProcessPoolExecutor(workers, context, _start_worker, initargs=(context.Value("i", 0),))
+        self._context: Any = get_context(_start_method())
+        self._lock = threading.RLock()  # results come on threads of the pools
+        self._workers = [_Worker(number) for number in range(workers)]
+        self._idle, self._waiting = deque(self._workers), deque[_Call]()
+        self._is_over = False
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Queues the function for the next free worker, which is started here where there is none yet."""
+        call = _Call(function, arguments, Future())
+        with self._lock:
+            self._waiting.append(call)
+            self._serve()
+        return call.future
+
+    def _serve(self) -> None:
+        """Gives waiting tasks to idle workers."""
+        while self._waiting and self._idle and not self._is_over:
+            call = self._waiting.popleft()
+            if call.future.set_running_or_notify_cancel():
+                worker = self._idle.popleft()
+                inner = self._submit_to(worker, call)
+                inner.add_done_callback(lambda done, worker=worker, call=call: self._take_result(worker, call, done))
+
+    def _submit_to(self, worker: _Worker, call: _Call) -> Future[Any]:
         with _interrupts_held(), _environment("GLIBC_TUNABLES", HUGE_PAGES):
-            return self._pool.submit(function, *arguments)
+            try:
+                return self._start(worker).submit(call.function, *call.arguments)
+            except BrokenProcessPool:  # it died while it had nothing to do
+                worker.pool = None
+                return self._start(worker).submit(call.function, *call.arguments)
+            finally:
+                worker.processes = list((worker.pool and worker.pool._processes or {}).values())
+
+    def _start(self, worker: _Worker) -> ProcessPoolExecutor:
+        if worker.pool is None:
+            worker.pool = ProcessPoolExecutor(1, self._context, _start_worker, (worker.number,))
+        return worker.pool
+
+    def _take_result(self, worker: _Worker, call: _Call, done: Future[Any]) -> None:
+        """Passes a result on, after the worker has its next task; replaces a worker that died."""
+        error = done.exception()
+        if isinstance(error, BrokenProcessPool):
+            error = WorkerDiedError(_how_it_ended(worker.processes))
+        with self._lock:
+            if isinstance(error, WorkerDiedError):
+                worker.pool = None
+            self._idle.append(worker)
+            self._serve()
+        if error is not None:
+            call.future.set_exception(error)
+        else:
+            call.future.set_result(done.result())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Waits for the workers to end; after an error it kills them."""
+        with self._lock:
+            self._is_over = True
+            pools = [worker.pool for worker in self._workers if worker.pool]
         if error is not None:
-            for process in list((self._pool._processes or {}).values()):  # terminate_workers() came with Python 3.14
+            for process in (process for worker in self._workers for process in worker.processes):
                 process.kill()
-        self._pool.shutdown(wait=error is None, cancel_futures=True)
+        for pool in pools:
+            pool.shutdown(wait=error is None, cancel_futures=True)
+
+
+def _how_it_ended(processes: Sequence[Any]) -> str:
+    """In words: by which signal, or with which exit code."""
+    for process in processes:
+        process.join(EXIT_SECONDS)
+        code = process.exitcode
+        if code is not None and code < 0:
+            return f"a worker process was killed by {signal.Signals(-code).name}" + (
+                " (out of memory?)" if -code == signal.SIGKILL else ""
+            )
+        if code is not None:
+            return f"a worker process ended with exit code {code}"
+    return "a worker process died"
 
 
 def prepare(modules: Sequence[str]) -> None:
@@ -135,15 +230,13 @@ def _environment(name: str, value: str) -> Iterator[None]:
         del os.environ[name]
 
 
-def _start_worker(started: Synchronized[int]) -> None:
+def _start_worker(number: int) -> None:
     """Numbers the worker, leaves Ctrl-C to the coordinator, and makes sure that no worker outlives it.
 
     What was loaded before it started is left out of garbage collection, which would write to memory that workers share.
     """
     gc.freeze()
-    with started.get_lock():
-        os.environ[WORKER] = str(started.value)
-        started.value += 1
+    os.environ[WORKER] = str(number)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None:

@@ -45,6 +45,7 @@ class Request:
         tracking_uri: Of MLflow, where given.
         fresh: Start another sweep even where there is one to resume.
         retry_failed: Run failed trials again.
+        retries: How often a worker may die of a trial before the trial has failed.
         dry_run: Only show the trials.
         json: Print the summary as JSON.
         list_studies: Only list the studies.
@@ -64,6 +65,7 @@ class Request:
     tracking_uri: str | None = None
     fresh: bool = False
     retry_failed: bool = False
+    retries: int = 2
     dry_run: bool = False
     json: bool = False
     list_studies: bool = False
@@ -98,6 +100,7 @@ def parse(words: Sequence[str]) -> Request:
         tracking_uri=options.tracking_uri,
         fresh=options.fresh,
         retry_failed=options.retry_failed,
+        retries=_whole("--retries", options.retries) or 1,
         dry_run=options.dry_run,
         json=options.json,
         list_studies=options.list,
@@ -174,6 +177,9 @@ def _parser() -> argparse.ArgumentParser:
     where = parser.add_argument_group("where to run")
     where.add_argument(
         "--workers", default="auto", metavar="N|auto", help="worker processes (default auto: one for each core, or GPU)"
+    )
+    where.add_argument(
+        "--retries", default="2", metavar="N", help="a trial of which a worker dies N times has failed (default %(default)s)"
     )
     where.add_argument("--group-size", default="auto", metavar="N|auto", help="trials that are trained together as one stack")
     where.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="where to train (default auto)")

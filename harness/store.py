@@ -199,6 +199,22 @@ def is_missing(location: str) -> bool:
     return location.startswith("file:") and not Path(urllib.request.url2pathname(location.removeprefix("file://"))).is_dir()
 
 
+def local_path(uri: str, kind: str, identity: str) -> Path:
+    """Where this machine keeps what belongs to a sweep and is not for MLflow: beside a SQLite store, else in the user's cache.
+
+    Args:
+        uri: Of the store.
+        kind: Name of the folder, such as ``.locks``.
+        identity: Of the sweep.
+    """
+    import platformdirs
+
+    database = database_path(uri)
+    folder = database.parent / ARTIFACT_FOLDER if database else Path(platformdirs.user_cache_dir("harness"))
+    store = database.name if database else sha256(uri.encode()).hexdigest()[:16]
+    return folder / kind / f"{store}.{identity}"
+
+
 @contextmanager
 def claim_sweep(uri: str, identity: str) -> Iterator[None]:
     """Keeps other commands of this machine off a sweep, until it is over or this process is gone.
@@ -206,13 +222,9 @@ def claim_sweep(uri: str, identity: str) -> Iterator[None]:
     Raises:
         UserError: if another command has it.
     """
-    import platformdirs
     from filelock import FileLock, Timeout
 
-    database = database_path(uri)
-    folder = database.parent / ARTIFACT_FOLDER if database else Path(platformdirs.user_cache_dir("harness"))
-    store = database.name if database else sha256(uri.encode()).hexdigest()[:16]
-    lock = folder / ".locks" / f"{store}.{identity}"
+    lock = local_path(uri, ".locks", identity)
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, timeout=0):

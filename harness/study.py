@@ -88,23 +88,28 @@ def _dry_run(file: StudyFile, request: Request) -> int:
 
 
 def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
-    if request.executor == "processes":
+    if request.executor != "inline":
         executors.prepare(["harness.trial"])  # while this process loads the rest
     from harness import display
     from harness.plan import make_plan
-    from harness.store import check_store, default_uri
-    from harness.sweep import Means, WorkerLostError, run_sweep
+    from harness.rounds import Means
+    from harness.store import check_store, default_uri, local_path
+    from harness.sweep import run_sweep
     from harness.track import MlflowTracker
 
     check_store(request.tracking_uri or default_uri())  # before images are downloaded
     plan = make_plan(file, request)
     tracker = MlflowTracker(request.tracking_uri)
-    means = Means(request.executor, request.workers, request.group_size, request.fresh, request.retry_failed)
-    try:
-        outcome = run_sweep(plan, means, tracker, display.open_display())
-    except WorkerLostError as error:
-        print(f"error: {error}: what has ended is kept; the same command resumes: {_command(words)}", file=sys.stderr)
-        return SOME_FAILED
+    means = Means(
+        executor=request.executor,
+        workers=request.workers,
+        group_size=request.group_size,
+        fresh=request.fresh,
+        retry_failed=request.retry_failed,
+        retries=request.retries,
+        checkpoints=local_path(tracker.uri, ".checkpoints", plan.identity),
+    )
+    outcome = run_sweep(plan, means, tracker, display.open_display())
     _show(plan, tracker, outcome, request, words)
     return SOME_FAILED if outcome.summary.failed else FINISHED
 

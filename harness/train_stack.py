@@ -38,8 +38,8 @@ def train_group_as_stack(
 ) -> tuple[list[TrainState], list[list[EpochLog]]]:
     """Trains all members of a group at once for some epochs more.
 
-    Members that have failed or have had all their epochs are passed through. Where the stack cannot be trained (it may be
-    too large for the memory), its members are trained one after the other, so that an error is its own member's.
+    Members that have failed or have had all their epochs are passed through. Where the stack cannot be trained, its members are
+    trained one after the other, so that an error is its own member's.
 
     Args:
         configs: One resolved configuration a member; they differ in seed, latent size and learning rate at most.
@@ -50,6 +50,9 @@ def train_group_as_stack(
 
     Returns:
         The new states and each member's logs. The seconds of an epoch are the member's share of the time that all took.
+
+    Raises:
+        torch.OutOfMemoryError: if the device's memory is too small for a stack of several members; fewer may fit.
     """
     outcomes: dict[int, tuple[TrainState, list[EpochLog]]] = {}
     for members in _in_step(configs, states):
@@ -57,6 +60,8 @@ def train_group_as_stack(
         try:
             results = train_stack(chosen, own, min(epochs, chosen[0].epochs - own[0].epoch), splits, dtype)
         except Exception as error:  # whatever it is: alone, each member has its own result or its own error
+            if isinstance(error, torch.OutOfMemoryError) and len(members) > 1:
+                raise
             LOG.warning("a stack of %d trials cannot be trained (%s): one by one instead", len(members), error)
             results = list(zip(*train_group(chosen, own, epochs, splits), strict=True))
         outcomes |= dict(zip(members, results, strict=True))

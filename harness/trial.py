@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,14 +27,16 @@ class Segment:
     Attributes:
         states: One a member.
         logs: Those of the segment's epochs, for each member.
+        at_once: Members that fit into the device's memory together, where not all of them do; else 0.
     """
 
     states: list[TrainState]
     logs: list[list[EpochLog]]
+    at_once: int = 0
 
 
 def run_segment(
-    configs: Sequence[TrialConfig], states: Sequence[TrainState] | None, epochs: int, placement: Placement
+    configs: Sequence[TrialConfig], states: Sequence[TrainState] | None, epochs: int, placement: Placement, at_once: int = 0
 ) -> Segment:
     """Trains a group for some epochs more.
 
@@ -42,6 +45,7 @@ def run_segment(
         states: One a member, from the segment before; ``None`` for the first segment.
         epochs: How many.
         placement: Where the images are and where to train.
+        at_once: Members to train as one stack at the most, as the segment before has found; 0 for all.
     """
     with computing_on(placement.device):
         material = gather(configs[0], placement)
@@ -49,7 +53,31 @@ def run_segment(
             states = [_begin(config, material) for config in configs]
         if placement.trainer == "plain":
             return Segment(*train_group(configs, states, epochs, material.splits))
-        return Segment(*train_group_as_stack(configs, states, epochs, material.splits, PRECISIONS[placement.precision]))
+        return _train_in_memory(configs, states, epochs, material, placement, at_once or len(configs))
+
+
+def _train_in_memory(
+    configs: Sequence[TrialConfig],
+    states: Sequence[TrainState],
+    epochs: int,
+    material: Material,
+    placement: Placement,
+    at_once: int,
+) -> Segment:
+    """Trains the group as stacks of at most so many members, and of half as many where those do not fit into the memory."""
+    parts = [slice(start, start + at_once) for start in range(0, len(configs), at_once)]
+    dtype = PRECISIONS[placement.precision]
+    try:
+        trained = [train_group_as_stack(configs[part], states[part], epochs, material.splits, dtype) for part in parts]
+    except torch.OutOfMemoryError:
+        fewer = -(-at_once // 2)
+        LOG.warning("a stack of %d trials does not fit into the memory: %d at a time instead", at_once, fewer)
+        if placement.device != "cpu":
+            torch.cuda.empty_cache()
+    else:
+        flat = [list(itertools.chain.from_iterable(each)) for each in zip(*trained, strict=True)]
+        return Segment(flat[0], flat[1], at_once if at_once < len(configs) else 0)
+    return _train_in_memory(configs, states, epochs, material, placement, fewer)
 
 
 def _begin(config: TrialConfig, material: Material) -> TrainState:
@@ -71,11 +99,11 @@ def evaluate_group(configs: Sequence[TrialConfig], states: Sequence[TrainState],
 
 def _load(config: TrialConfig, state: TrainState, material: Material) -> Evaluation | TrialResult:
     if state.failure:
-        return _failed(config, state, state.failure)
+        return failed_result(config, state, state.failure)
     try:
         return Evaluation(config, state, material)
     except Exception as error:  # whatever it is, it is this trial's result and not the sweep's end
-        return _failed(config, state, describe_error(error))
+        return failed_result(config, state, describe_error(error))
 
 
 def _transfer_together(evaluations: Sequence[Evaluation], dtype: torch.dtype) -> None:
@@ -91,10 +119,11 @@ def _evaluate(evaluation: Evaluation) -> TrialResult:
         metrics = measure_all(evaluation)
         return TrialResult(evaluation.config, "finished", metrics, evaluation.curves, trial_artifacts(evaluation))
     except Exception as error:  # whatever it is, it is this trial's result and not the sweep's end
-        return _failed(evaluation.config, evaluation.state, describe_error(error))
+        return failed_result(evaluation.config, evaluation.state, describe_error(error))
 
 
-def _failed(config: TrialConfig, state: TrainState, failure: str) -> TrialResult:
+def failed_result(config: TrialConfig, state: TrainState, failure: str) -> TrialResult:
+    """What is kept of a trial that failed: the reason, and the traceback, the configuration and the logs as files."""
     reason = failure.partition("\n")[0]
     return TrialResult(config, "failed", artifacts=failure_artifacts(config, state.logs, failure), reason=reason)
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 
 from harness import executors
-from harness.executors import EXECUTORS, HUGE_PAGES, ProcessExecutor
+from harness.executors import EXECUTORS, HUGE_PAGES, ProcessExecutor, WorkerDiedError
 from tests.support import ROOT
+
+
+def _exit(process: int, code: int) -> None:
+    os._exit(code)
 
 
 @pytest.mark.parametrize("name", list(EXECUTORS))
@@ -83,10 +87,59 @@ def test_what_is_prepared_is_loaded_once_for_all_workers() -> None:
     assert "tabnanny" not in sys.modules
 
 
-def test_a_worker_that_dies_is_reported() -> None:
-    """A worker that is killed breaks the pool with an error, not with silence."""
-    with pytest.raises(BrokenProcessPool), ProcessExecutor(1) as executor:
-        executor.submit(os.kill, executor.submit(os.getpid).result(60), signal.SIGKILL).result(60)
+@pytest.mark.parametrize(
+    ("end", "number", "words"),
+    [
+        (os.kill, signal.SIGKILL, "was killed by SIGKILL (out of memory?)"),
+        (os.kill, signal.SIGSEGV, "was killed by SIGSEGV"),
+        (_exit, 3, "ended with exit code 3"),
+    ],
+    ids=["killed", "segmentation fault", "exit"],
+)
+def test_a_worker_that_dies_takes_one_task_with_it(end: Callable[[int, int], None], number: int, words: str) -> None:
+    """The error says how it ended; tasks that wait and other workers go on, and the worker is replaced under its number."""
+    with ProcessExecutor(2) as executor:
+        workers = {executor.submit(_number_and_process).result(60) for _ in range(2)}
+        first, process = min(workers)
+        dying = executor.submit(_end_self, end, number)
+        others = [executor.submit(divmod, each, 3) for each in range(6)]
+        with pytest.raises(WorkerDiedError, match=re.escape(words)):
+            dying.result(60)
+        assert [other.result(60) for other in others] == [divmod(each, 3) for each in range(6)]
+        after = {executor.submit(_number_and_process).result(60) for _ in range(8)}
+    assert {each for each, _ in after} <= {"0", "1"}
+    assert first == "0"
+    assert process > 0
+
+
+def test_a_worker_that_dies_without_a_task_is_replaced() -> None:
+    """Nothing is lost, and nobody is told."""
+    with ProcessExecutor(1) as executor:
+        _, process = executor.submit(_number_and_process).result(60)
+        os.kill(process, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while _is_alive(process) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.2)
+        number, other = executor.submit(_number_and_process).result(60)
+    assert (number, other != process) == ("0", True)
+
+
+def test_a_task_that_waits_can_be_cancelled() -> None:
+    """One that a worker has begun cannot."""
+    with ProcessExecutor(1) as executor:
+        begun, waiting = executor.submit(time.sleep, 0.5), executor.submit(divmod, 7, 3)
+        assert not begun.cancel()
+        assert waiting.cancel()
+        assert executor.submit(divmod, 8, 3).result(60) == (2, 2)
+
+
+def _end_self(end: Callable[[int, int], None], number: int) -> None:
+    end(os.getpid(), number)
+
+
+def _number_and_process() -> tuple[str, int]:
+    return os.environ[executors.WORKER], os.getpid()
 
 
 def test_workers_do_not_outlive_a_killed_coordinator(tmp_path: Path) -> None:

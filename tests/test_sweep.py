@@ -21,7 +21,8 @@ from harness.library import StudyFile
 from harness.models import resolve
 from harness.options import Request
 from harness.plan import SweepPlan, make_plan
-from harness.sweep import Means, SweepOutcome, WorkerLostError, run_sweep
+from harness.rounds import Means
+from harness.sweep import SweepOutcome, run_sweep
 from harness.tracker import NullTracker
 from tests.support import TINY, make_study_file
 
@@ -141,21 +142,6 @@ def test_an_interrupted_sweep_ends_its_runs_and_goes_on_with_the_same_numbers(pl
     assert outcome.kept == after
     assert numbers(outcome) == numbers(run(plan))
     assert list(tracker.statuses.values()).count("finished") == 4
-
-
-def test_a_worker_that_is_killed_ends_the_sweep_with_its_trials_kept(plan: SweepPlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says that a worker died; the sweep goes on afterwards and its numbers are the same."""
-    tracker = NullTracker()
-    monkeypatch.setattr(sweep, "evaluate_group", _die)
-    with pytest.raises(WorkerLostError):
-        run(plan, Means("processes", workers=1), tracker)
-    monkeypatch.undo()
-    assert "RUNNING" not in tracker.statuses.values()
-    assert numbers(run(plan, tracker=tracker)) == numbers(run(plan))
-
-
-def _die(*arguments: object) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_failed_trials_are_data(tmp_path: Path) -> None:

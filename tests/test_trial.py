@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from harness import train, transfer
+from harness import train, train_stack, transfer
 from harness.config import Placement, TrialConfig, TrialResult
 from harness.executors import EXECUTORS
 from harness.measures import METRICS
@@ -49,6 +53,31 @@ def test_a_trial_runs_alone_for_every_architecture(architecture: str, placement:
     assert {"reconstruction_loss", "max_latent_correlation", "transfer_accuracy", "val/mse"} <= result.metrics.keys()
     assert all(len(values) == config.transfer_epochs for values in result.curves.values())
     assert pickle.loads(pickle.dumps(result)) == result  # noqa: S301  # our own bytes
+
+
+def test_a_stack_too_large_for_the_memory_is_halved_until_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers are those of the stacks that fit, and the size is given so that the next segment begins with it."""
+    sizes: list[int] = []
+    plain = train_stack.train_stack
+
+    def with_little_memory(configs: Sequence[TrialConfig], *arguments: Any) -> Any:
+        sizes.append(len(configs))
+        if len(configs) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(configs, *arguments)
+
+    configs = [replace(resolve(replace(TINY, architecture="linear")), seed=seed) for seed in range(5)]
+    placement = Placement(str(tmp_path / "data"))
+    states = run_segment(configs, None, 0, placement).states
+    expected = [run_segment(configs[part], states[part], 1, placement).states for part in (slice(0, 2), slice(2, 4), slice(4, 5))]
+    monkeypatch.setattr(train_stack, "train_stack", with_little_memory)
+    segment = run_segment(configs, states, 1, placement)
+    assert (sizes, segment.at_once) == ([5, 3, 2, 2, 1], 2)
+    for state, other in zip(segment.states, itertools.chain.from_iterable(expected), strict=True):
+        assert all(np.array_equal(array, other.weights[name]) for name, array in state.weights.items())
+    sizes.clear()
+    assert run_segment(configs, segment.states, 1, placement, segment.at_once).at_once == 2
+    assert sizes == [2, 2, 1]
 
 
 def test_every_executor_gives_the_same_bits(tmp_path: Path) -> None:

@@ -1,0 +1,108 @@
+"""What a group has come to, on disk after each segment: a sweep that is cut off goes on from there. Read without pickle."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from harness.config import EpochLog, TrialConfig, fingerprint
+from harness.train import Arrays, TrainState
+
+HEADER = "header"
+KINDS = ("weights", "moments")
+
+
+def checkpoint_path(folder: Path, configs: Sequence[TrialConfig], trainer: str, precision: str) -> Path:
+    """The file of a group: named by all that its states depend on, so that another group never takes it for its own."""
+    return folder / f"{fingerprint([[config.to_params() for config in configs], trainer, precision])}.npz"
+
+
+def write_checkpoint(path: Path, states: Sequence[TrainState]) -> None:
+    """Writes the states of a group; what was there before is there until the new file is whole and on the disk.
+
+    Raises:
+        OSError: if it cannot be written, such as on a full disk; nothing is left of the attempt.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    try:
+        with draft.open("wb") as file:
+            np.savez(file, allow_pickle=False, **_arrays(states))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _arrays(states: Sequence[TrainState]) -> Arrays:
+    """Every array by ``<member>/<kind>/<name>``, and all else as JSON."""
+    header = [{"epoch": state.epoch, "failure": state.failure, "logs": [asdict(log) for log in state.logs]} for state in states]
+    arrays = {
+        f"{member}/{kind}/{name}": array
+        for member, state in enumerate(states)
+        for kind in KINDS
+        for name, array in getattr(state, kind).items()
+    }
+    return {HEADER: np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays}
+
+
+def _sync_folder(folder: Path) -> None:
+    """Has the new name of a file on the disk as well; not every system can open a folder for that."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def read_checkpoint(path: Path, members: int) -> list[TrainState] | None:
+    """Reads the states of a group.
+
+    Returns:
+        One a member, with the very bits that were written; ``None`` where there is no file.
+
+    Raises:
+        ValueError: if the file is damaged, or not of so many members.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            header = json.loads(file[HEADER].tobytes())
+            parts: list[dict[str, Arrays]] = [{kind: {} for kind in KINDS} for _ in header]
+            for key in file.files:
+                if key != HEADER:
+                    member, kind, name = key.split("/", 2)
+                    parts[int(member)][kind][name] = file[key]
+        states = [
+            TrainState(each["epoch"], **own, logs=tuple(EpochLog(**log) for log in each["logs"]), failure=each["failure"])
+            for each, own in zip(header, parts, strict=True)
+        ]
+    except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if len(states) != members:
+        raise ValueError(f"{path} has {len(states)} members, not {members}")
+    return states
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Removes all checkpoints of a sweep."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,142 @@
+"""Real kills at random instants, and a long sweep: nothing is lost, nothing is there twice, nothing grows."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+from tests.test_command import SMALL, numbers, run, start, trials
+
+KILLS = 25
+
+
+def processes_of(group: int) -> list[int]:
+    """All living processes of a process group."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(status.parent.name))
+    return found
+
+
+def kill_some(coordinator: int, whom: str, choice: random.Random) -> None:
+    """SIGKILL of the coordinator, of one of the other processes, or of all at once."""
+    others = [process for process in processes_of(coordinator) if process != coordinator]
+    if whom == "all":
+        os.killpg(coordinator, signal.SIGKILL)
+    elif whom == "coordinator" or not others:
+        os.kill(coordinator, signal.SIGKILL)
+    else:
+        os.kill(choice.choice(others), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_kills_at_random_instants_change_no_number(tmp_path: Path) -> None:
+    """Of the coordinator, of a worker, of all: every sweep ends with the numbers of an undisturbed one, each trial once.
+
+    Folder after folder, until there were enough kills: the same command is started until its sweep is finished.
+    """
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    run(SMALL, undisturbed)
+    expected, choice = numbers(undisturbed), random.Random(11)
+    kills, folders = 0, 0
+    while kills < KILLS:
+        folder = tmp_path / str(folders)
+        folder.mkdir()
+        folders += 1
+        is_finished = False
+        while not is_finished:
+            with start(SMALL, folder) as process:
+                whom = choice.choice(["coordinator", "worker", "all"]) if kills < KILLS else ""
+                try:
+                    process.communicate(timeout=choice.uniform(2, 9) if whom else 300)
+                except subprocess.TimeoutExpired:
+                    kill_some(process.pid, whom, choice)
+                    kills += 1
+                    out, err = process.communicate(timeout=300)
+                    assert "Traceback" not in err, err
+                is_finished = process.returncode == 0
+                assert process.returncode in (0, -signal.SIGKILL), whom
+        assert numbers(folder) == expected
+        assert len(trials(folder)) == len(expected) == 8
+        assert {each.info.status for each in trials(folder)} == {"FINISHED"}
+        assert list((folder / "mlruns").glob(".checkpoints/*")) == []
+
+
+SOAK = """
+import json, os, sys
+from dataclasses import replace
+from pathlib import Path
+from harness.executors import prepare
+from harness.options import Request
+from harness.plan import make_plan
+from harness.rounds import Means
+from harness.sweep import run_sweep
+from harness.track import MlflowTracker
+from tests.support import TINY, make_study_file
+from tests.test_kills import processes_of
+from tests.test_sweep import QuietDisplay
+
+
+class Watching(QuietDisplay):
+    seen = {}
+
+    def trial_ended(self, name, record, is_best):
+        super().trial_ended(name, record, is_best)
+        if len(self.names) in (100, 1000):
+            self.seen[len(self.names)] = [usage(process) for process in sorted(processes_of(os.getpid()))]
+
+
+def usage(process):
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    return int(lines["VmRSS"].split()[0]), len(os.listdir(f"/proc/{process}/fd"))
+
+
+if __name__ == "__main__":
+    prepare(["harness.trial"])
+    folder = Path(sys.argv[1])
+    base = replace(TINY, architecture="linear", epochs=1, transfer_epochs=1, draws=1)
+    plan = make_plan(make_study_file(folder, base=base, seeds=500), Request(device="cpu"))
+    display = Watching()
+    means = Means(checkpoints=folder / "checkpoints")
+    outcome = run_sweep(plan, means, MlflowTracker(f"sqlite:///{folder}/mlflow.db"), display)
+    print(json.dumps({"finished": outcome.summary.finished, "usage": display.seen}))
+"""
+
+
+@pytest.mark.slow
+def test_a_thousand_trials_leave_memory_and_open_files_as_they_were(tmp_path: Path) -> None:
+    """Of the whole process tree, at the end within a tenth of what they were after the first hundred."""
+    script = tmp_path / "soak.py"
+    script.write_text(SOAK)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        start_new_session=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout.splitlines()[-1])
+    assert found["finished"] == 1000
+    early, late = found["usage"]["100"], found["usage"]["1000"]
+    assert len(late) == len(early) > 2
+    for name, index in (("memory", 0), ("open files", 1)):
+        before, after = (sum(process[index] for process in processes) for processes in (early, late))
+        assert after < 1.1 * before, f"{name}: {before} after 100 trials, {after} after 1,000"

@@ -1,0 +1,234 @@
+"""Groups on their way through the workers: what dies, stops or is damaged costs a segment at the most, and no number."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import rounds, sweep
+from harness.config import TrialConfig
+from harness.executors import prepare
+from harness.options import Request
+from harness.plan import SweepPlan, make_plan
+from harness.rounds import Means, Stopped
+from harness.rules import UserError
+from harness.sweep import SweepOutcome, run_sweep
+from harness.tracker import NullTracker
+from harness.trial import evaluate_group, run_segment
+from tests.support import TINY, make_study_file
+from tests.test_sweep import QuietDisplay, numbers
+
+EPOCHS = 3
+WORK: dict[str, Callable[..., Any]] = {"training": run_segment, "evaluation": evaluate_group}
+NAMES = {"training": "run_segment", "evaluation": "evaluate_group"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _prepared() -> Iterator[None]:
+    """A worker that is replaced starts at once."""
+    forkserver._forkserver._stop()
+    prepare(["tests.test_rounds"])
+    yield
+    forkserver._forkserver._stop()
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> SweepPlan:
+    """Four trials in one group of three segments."""
+    file = make_study_file(tmp_path, base=replace(TINY, architecture="linear", epochs=EPOCHS))
+    return make_plan(file, Request(device="cpu"))
+
+
+@pytest.fixture
+def means(tmp_path: Path) -> Means:
+    """One worker, one group, and a folder for checkpoints."""
+    return Means("processes", workers=1, group_size=4, checkpoints=tmp_path / "checkpoints")
+
+
+def run(plan: SweepPlan, means: Means, tracker: NullTracker | None = None, display: QuietDisplay | None = None) -> SweepOutcome:
+    """Runs a sweep in memory."""
+    return run_sweep(plan, means, tracker or NullTracker(), display or QuietDisplay())
+
+
+def die_once(flag: str, work: Callable[..., Any], configs: Sequence[TrialConfig], *arguments: Any) -> Any:
+    """Kills the worker the first time, works afterwards."""
+    try:
+        os.close(os.open(flag, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return work(configs, *arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return None
+
+
+def die_of(seed: int, latent_size: int, work: Callable[..., Any], configs: Sequence[TrialConfig], *arguments: Any) -> Any:
+    """Kills the worker whenever a certain trial is among those that it is given."""
+    if any((config.seed, config.latent_size) == (seed, latent_size) for config in configs):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return work(configs, *arguments)
+
+
+@pytest.mark.parametrize("when", list(WORK))
+def test_a_worker_that_is_killed_costs_its_task_and_no_number(
+    when: str, plan: SweepPlan, means: Means, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again as it was: the numbers are those of an undisturbed sweep, bit for bit, and no run is twice there."""
+    tracker, display = NullTracker(), QuietDisplay()
+    monkeypatch.setattr(rounds, NAMES[when], partial(die_once, str(tmp_path / "flag"), WORK[when]))
+    outcome = run(plan, means, tracker, display)
+    monkeypatch.undo()
+    assert numbers(outcome) == numbers(run(plan, means))
+    assert any(f"SIGKILL (out of memory?) in the {when} of trials 0 to 3: again" in note for note in display.notes)
+    assert display.done == pytest.approx(display.units)
+    assert len(tracker.statuses) == 5
+    assert [log.epoch for log in tracker.epochs["run-1"]] == list(range(1, EPOCHS + 1))
+
+
+@pytest.mark.parametrize("when", list(WORK))
+@pytest.mark.parametrize("retries", [1, 2])
+def test_the_trial_of_which_workers_die_fails_and_the_others_finish(
+    retries: int, when: str, plan: SweepPlan, means: Means, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its group is halved until it is alone; the reason names the signal, and the numbers of the others are as they should be."""
+    tracker, display = NullTracker(), QuietDisplay()
+    expected = numbers(run(plan, means))
+    monkeypatch.setattr(rounds, NAMES[when], partial(die_of, 1, 3, WORK[when]))
+    outcome = run(plan, replace(means, retries=retries), tracker, display)
+    (failed,) = outcome.summary.failed
+    assert (failed.trial.config.seed, failed.trial.config.latent_size) == (1, 3)
+    assert failed.reason == "a worker process was killed by SIGSEGV" + (", 2 times in a row" if retries == 2 else "")
+    found = numbers(outcome)
+    assert len(found) == 3
+    for config, values in found.items():
+        assert values == pytest.approx(expected[config], rel=1e-3, abs=5e-3)
+    assert list(tracker.statuses.values()).count("finished") == 3
+    assert display.done == pytest.approx(display.units)
+    assert {path for run_id, path in tracker.files if run_id == failed.run_id} >= {"failure.txt", "model/config.json"}
+    if when == "evaluation":
+        assert len(tracker.epochs[failed.run_id]) == EPOCHS
+
+
+class _StopDisplay(QuietDisplay):
+    """Asks the sweep to stop when so much work is done."""
+
+    def __init__(self, after: float, stop: threading.Event) -> None:
+        super().__init__()
+        self.after, self.event = after, stop
+
+    def advance(self, units: float) -> None:
+        """Adds, and asks."""
+        super().advance(units)
+        if self.done >= self.after:
+            self.event.set()
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """The event by which sweeps are asked to stop, in place of signals."""
+    event = threading.Event()
+
+    class _Given:
+        def __init__(self, note: object) -> None:
+            """Takes whom to tell."""
+
+        def __enter__(self) -> threading.Event:
+            return event
+
+        def __exit__(self, *error: object) -> None:
+            """Has nothing to undo."""
+
+    monkeypatch.setattr(sweep, "stopping_on_signals", _Given)
+    return event
+
+
+@pytest.mark.parametrize("executor", ["inline", "processes"])
+@pytest.mark.parametrize("after", [0.1, 2, 3.9])
+def test_a_sweep_that_was_stopped_goes_on_from_its_last_segment(
+    after: float, executor: str, plan: SweepPlan, means: Means, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was begun is kept, no epoch is trained twice, and the numbers and logs are those of an undisturbed sweep."""
+    means, tracker = replace(means, executor=executor), NullTracker()
+    with pytest.raises(Stopped):
+        run(plan, means, tracker, _StopDisplay(after, stop))
+    assert "RUNNING" not in tracker.statuses.values()
+    stop.clear()
+    trained: list[int] = []
+    plain = rounds.run_segment
+
+    def counted(configs: Sequence[TrialConfig], states: Any, epochs: int, *arguments: Any) -> Any:
+        trained.append(states[0].epoch if states else 0)
+        return plain(configs, states, epochs, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rounds, "run_segment", counted)
+        outcome = run(plan, replace(means, executor="inline"), tracker)
+    assert 0 not in trained
+    stop.clear()
+    undisturbed = NullTracker()
+    assert numbers(outcome) == numbers(run(plan, replace(means, checkpoints=None), undisturbed))
+    finished = [run_id for run_id, status in tracker.statuses.items() if status == "finished"]
+    assert len(finished) == 4
+    assert all([log.epoch for log in tracker.epochs[run_id]] == list(range(1, EPOCHS + 1)) for run_id in finished)
+    assert means.checkpoints is not None
+    assert not means.checkpoints.exists()
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b"", lambda content: b"x" * 99])
+def test_a_damaged_checkpoint_is_said_and_not_used(
+    damage: Callable[[bytes], bytes], plan: SweepPlan, means: Means, stop: threading.Event
+) -> None:
+    """Its group starts again; the numbers are the same."""
+    tracker, display = NullTracker(), QuietDisplay()
+    with pytest.raises(Stopped):
+        run(plan, replace(means, executor="inline"), tracker, _StopDisplay(0.1, stop))
+    stop.clear()
+    assert means.checkpoints is not None
+    (path,) = means.checkpoints.iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    outcome = run(plan, replace(means, executor="inline"), tracker, display)
+    assert any("is damaged" in note and "trials 0 to 3 start again" in note for note in display.notes)
+    assert numbers(outcome) == numbers(run(plan, replace(means, executor="inline")))
+
+
+def test_a_fresh_sweep_takes_no_checkpoint(plan: SweepPlan, means: Means, stop: threading.Event) -> None:
+    """It starts from epoch 0, whatever lies there."""
+    means = replace(means, executor="inline")
+    with pytest.raises(Stopped):
+        run(plan, means, display=_StopDisplay(0.1, stop))
+    stop.clear()
+    assert means.checkpoints is not None
+    (path,) = means.checkpoints.iterdir()
+    path.write_bytes(b"would be noted")
+    display = QuietDisplay()
+    run(plan, replace(means, fresh=True), display=display)
+    assert display.notes == []
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with hardly any room."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(folder)], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_the_sweep_in_one_line(plan: SweepPlan, means: Means, full_disk: Path) -> None:
+    """The line names the folder; no run is left running, and with room the same command finishes."""
+    tracker = NullTracker()
+    with pytest.raises(UserError, match="No space left.*make room in"):
+        run(plan, replace(means, executor="inline", checkpoints=full_disk / "checkpoints"), tracker)
+    assert "RUNNING" not in tracker.statuses.values()
+    assert numbers(run(plan, means, tracker)) == numbers(run(plan, means))
