@@ -78,6 +78,10 @@ def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["latent_sweep", "a\nb"], ["unrecognized arguments"]),
         (["latent_sweep", "--epoch", "3"], ["unknown option '--epoch'", "did you mean '--epochs'?"]),
         (["latent_sweep", "--epochs"], ["--epochs"]),
+        (["../latent_sweep"], ["'../latent_sweep'", "ends in .py"]),
+        (["latent_sweep", "--data-root", "a\0b"], ["'a\\x00b'", "no text"]),
+        (["latent_sweep", "--dataset", "folder:\udcff"], ["'folder:\\udcff'", "no text"]),
+        (["latent_sweep", "\x1b[2J"], ["unrecognized arguments", "\\x1b[2J"]),
     ],
 )
 def test_a_wrong_command_is_refused_in_one_line(words: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
