@@ -267,9 +267,10 @@ def test_any_fields_give_a_study_that_can_be_checked_or_one_line(count: int, her
             return
         assert pickle.loads(pickle.dumps(made)) == dataclasses.replace(made) == made  # noqa: S301 - its own
         checked = outcome(plan.check, StudyFile(made, None, here / "small.py"), options.Request())
-        trials = outcome(plan.grid_trials, checked) if checked else None
-        if trials and checked.trials is None and len(checked.grid) == 1:
-            assert len(trials) == checked.seeds * math.prod(map(len, checked.grid.values()))
+        size = made.seeds * math.prod(map(len, made.grid.values()))
+        if checked and not 1_000 < size <= plan.MOST_TRIALS:  # those between take long to list
+            trials = outcome(plan.grid_trials, checked)
+            assert trials is None or len(trials) <= min(size, checked.trials or size)
 
     for_all(count, STUDIES, check)
 
