@@ -36,8 +36,8 @@ from harness.executors import EXECUTORS, InlineExecutor
 from harness.library import load_study
 from harness.measures import METRICS, TRANSFER_MODES
 from harness.plan import make_plan
-from harness.search import SAMPLERS, GridSearch, SamplerSearch
 from harness.rounds import Means
+from harness.search import SAMPLERS, GridSearch, SamplerSearch
 from harness.sweep import run_sweep
 from harness.track import MlflowTracker
 from harness.train import TrainState

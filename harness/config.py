@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from harness.rules import Rule, UserError, unknown
+from harness.rules import Rule, UserError, shown, unknown
 
 OWN = "default"
 """The word on a command line for "the architecture's own value"."""
@@ -20,6 +20,9 @@ DATASET_FIELDS = ("dataset", "image_size", "split_seed")
 def _value(default: Any, kind: type, **limits: Any) -> Any:
     return field(default=default, metadata={"rule": Rule(kind, **limits)})
 
+
+LONGEST_AXIS = 100_000
+"""Values of one axis of a grid: each is checked, and a range can name more than there is time for."""
 
 HEADLINES = ("reconstruction_loss", "max_latent_correlation", "transfer_accuracy")
 """The metrics that tables and displays show of every trial."""
@@ -150,10 +153,11 @@ class StudyConfig:
             Rule(int, low=1).check(name, getattr(self, name))
         Rule(int, low=0).check("sweep_seed", self.sweep_seed)
         Rule(int, low=1, none_word="none").check("trials", self.trials)
-        if not isinstance(self.base, TrialConfig):
-            raise UserError(f"the study's base is {self.base!r}: allowed is a TrialConfig(...)")
-        if isinstance(cast(Any, self.objectives), str):
-            raise UserError(f"the study's objectives are {self.objectives!r}: give a list, such as ({self.objectives!r},)")
+        for name in ("question", "sampler", "name"):
+            Rule(str).check(f"the study's {name}", getattr(self, name))
+        if "/" in self.name:
+            raise UserError(f"the study's name is {shown(self.name)}: allowed is a word without '/', as it names a file")
+        self._check_kinds()
         for name, values in self.grid.items():
             self._check_axis(name, values)
         if self.sampler == "grid" and not self.grid:
@@ -163,6 +167,14 @@ class StudyConfig:
         if not self.objectives:
             raise UserError("the study has no objectives: give it at least one metric, such as 'val/mse'")
 
+    def _check_kinds(self) -> None:
+        if not isinstance(self.base, TrialConfig):
+            raise UserError(f"the study's base is {shown(self.base)}: allowed is a TrialConfig(...)")
+        if not isinstance(self.objectives, list | tuple) or not all(isinstance(each, str) for each in self.objectives):
+            raise UserError(f"the study's objectives are {shown(self.objectives)}: give a list of metrics, such as ('val/mse',)")
+        if not isinstance(self.grid, Mapping):
+            raise UserError(f"the study's grid is {shown(self.grid)}: give it lists of values by field, such as latent_size")
+
     def _check_axis(self, name: str, values: Sequence[Any]) -> None:
         rule = rule_of(name)
         if name in DATASET_FIELDS:
@@ -170,11 +182,13 @@ class StudyConfig:
         if name == "seed":
             raise UserError("seed cannot be an axis of a grid: say how many replicates with seeds=N, or --seeds N")
         if not isinstance(values, (list, tuple, range)) or not values:
-            raise UserError(f"the grid's axis {name} is {values!r}: give it a list of values")
-        if len(set(values)) < len(values):
-            raise UserError(f"the grid's axis {name} names a value twice: {', '.join(map(str, values))}")
+            raise UserError(f"the grid's axis {name} is {shown(values)}: give it a list of values")
+        if values[LONGEST_AXIS:]:
+            raise UserError(f"the grid's axis {name} is {shown(values)}: allowed are {LONGEST_AXIS} values; give it fewer")
         for value in values:
             rule.check(name, value)
+        if len(set(values)) < len(values):
+            raise UserError(f"the grid's axis {name} names a value twice: {shown(values)}")
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -16,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from harness import downloads
-from harness.downloads import digest_of
+from harness.arrays import read_arrays
+from harness.folders import MOST_IMAGES, read_folder
 from harness.rules import UserError, exists_as, unknown, user_path
 
 SMALLEST, LARGEST = 8, 64
@@ -145,6 +144,8 @@ def _check_pixels(name: str, pixels: Pixels) -> None:
         )
     if len(images) < FEWEST_IMAGES:
         raise UserError(f"dataset {name!r} has {len(images)} images: at least {FEWEST_IMAGES} are needed for its three splits")
+    if len(images) > MOST_IMAGES:
+        raise UserError(f"dataset {name!r} has {len(images)} images: allowed are at most {MOST_IMAGES}; give it fewer")
     if labels.shape != (len(images),):
         raise UserError(f"dataset {name!r}: {len(images)} images and labels of shape {labels.shape}: give one label an image")
     if len(np.unique(labels)) < 2:
@@ -159,7 +160,7 @@ def _read_digits(argument: str, root: Path, image_size: int | None) -> Pixels:
 
 
 def _read_torchvision(class_name: str, arguments: dict[str, str], argument: str, root: Path, image_size: int | None) -> Pixels:
-    parts = [downloads.read_part(class_name, arguments, root, train) for train in (True, False)]
+    parts = downloads.read_parts(class_name, arguments, root)
     images = np.concatenate([np.asarray(part.data, dtype=np.uint8) for part in parts])[:, None]
     if class_name == "EMNIST":  # its files hold each letter with rows and columns exchanged
         images = images.swapaxes(2, 3)
@@ -168,56 +169,13 @@ def _read_torchvision(class_name: str, arguments: dict[str, str], argument: str,
 
 
 def _read_folder(argument: str, root: Path, image_size: int | None) -> Pixels:
-    from PIL import Image
-
     folder = user_path(argument)
     if not exists_as(folder, "folder"):
         raise UserError(
             f"dataset folder:{argument}: there is no such folder; give one with a sub-folder of images for each class"
         )
-    readable = set(Image.registered_extensions())
-    classes = sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
-    files = [
-        (path, label)
-        for label, each in enumerate(classes)
-        for path in sorted(each.rglob("*"))
-        if path.is_file() and path.suffix.lower() in readable and not _is_hidden(path.relative_to(each))
-    ]
-    if not files:
-        raise UserError(f"dataset folder:{argument}: no images found; it needs a sub-folder of images for each class")
-    side = image_size or FOLDER_IMAGE_SIZE
-    pictures = [_read_picture(path, side) for path, _ in files]
-    if any(picture.ndim == 3 for picture in pictures):
-        pictures = [picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2) for picture in pictures]
-        images = np.stack(pictures).transpose(0, 3, 1, 2)
-    else:
-        images = np.stack(pictures)[:, None]
-    return Pixels(np.ascontiguousarray(images), _number_labels(np.array([label for _, label in files])))
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def _read_picture(path: Path, side: int) -> npt.NDArray[np.uint8]:
-    """Gives (side, side) for a grey picture and (side, side, 3) for any other."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as file:
-            picture: Image.Image = file
-            if picture.mode == "F":
-                raise ValueError("its pixels are floating-point numbers; give them as npz:PATH")
-            if picture.mode.startswith("I"):  # 16 bits, which Pillow would cut off at white
-                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            if picture.mode == "P" and "transparency" in picture.info:
-                picture = picture.convert("RGBA")
-            mode = "L" if picture.mode in ("1", "L", "LA") else "RGB"
-            return np.asarray(picture.convert(mode).resize((side, side), Image.Resampling.BILINEAR))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{path} cannot be read as an image ({error}), SHA-256 {digest_of(path)}: mend it or take it out"
-        ) from None
+    images, labels = read_folder(folder, image_size or FOLDER_IMAGE_SIZE)
+    return Pixels(images, _number_labels(argument, labels))
 
 
 def _read_npz(argument: str, root: Path, image_size: int | None) -> Pixels:
@@ -226,19 +184,19 @@ def _read_npz(argument: str, root: Path, image_size: int | None) -> Pixels:
         raise UserError(
             f"dataset npz:{argument}: there is no such file; give one with images (N, H, W) or (N, C, H, W) and labels (N,)"
         )
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            images, labels = arrays["images"], arrays["labels"]
-    except KeyError as error:
-        raise UserError(f"dataset npz:{argument}: {error.args[0]}; it needs the arrays images and labels") from None
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
-        raise UserError(f"{path} cannot be read as npz without pickle ({error}), SHA-256 {digest_of(path)}") from None
+    images, labels = read_arrays(path, ("images", "labels"))
     images = images[:, None] if images.ndim == 3 else images
-    return Pixels(_as_pixels(argument, images), _number_labels(labels))
+    return Pixels(_as_pixels(argument, images), _number_labels(argument, labels))
 
 
-def _number_labels(labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def _number_labels(argument: str, labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Numbers the classes that there are from 0, in their own order."""
+    if labels.dtype.kind not in "biufUS":
+        raise UserError(f"dataset npz:{argument}: labels are {labels.dtype}: allowed are numbers and words")
+    if labels.size > MOST_IMAGES:
+        raise UserError(
+            f"dataset npz:{argument} has {labels.size} labels: allowed are at most {MOST_IMAGES}; give it fewer images"
+        )
     return np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int64)
 
 

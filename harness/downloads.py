@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import bz2
-import hashlib
 import math
 import socket
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from harness.rules import UserError
+from harness.rules import UserError, checksum_words, digest_of
 
 DOWNLOAD_TIMEOUT_SECONDS = 30
+
+LARGEST_FILE = 2**30
+"""Bytes of a file, as it comes and when it is unpacked: the largest that is known, EMNIST's archive, has half as many."""
 
 PUBLISHED_MD5 = {
     "MNIST/raw/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -38,7 +41,26 @@ def read_part(class_name: str, arguments: dict[str, str], root: Path, train: boo
     """
     import torchvision
 
-    return getattr(torchvision.datasets, class_name)(str(root), train=train, download=download, **arguments)
+    known = getattr(torchvision.datasets, class_name)
+    # Torchvision would rather take a file of its older versions, which has no checksum and is read by torch.load.
+    own = type(class_name, (known,), {"_check_legacy_exist": lambda self: False})
+    return own(str(root), train=train, download=download, **arguments)
+
+
+def read_parts(class_name: str, arguments: dict[str, str], root: Path) -> list[Any]:
+    """The training part and the test part of a set that was fetched.
+
+    Raises:
+        UserError: if its files do not hold what they should.
+    """
+    try:
+        return [read_part(class_name, arguments, root, train) for train in (True, False)]
+    except Exception as error:  # what reads a file of other content may raise anything
+        cause = " ".join(str(error).split())[:160] or type(error).__name__
+        raise UserError(
+            f"dataset {class_name}: the files in {root} cannot be read ({cause}): "
+            "delete them and run again, or name another folder with --data-root"
+        ) from None
 
 
 def fetch(class_name: str, arguments: dict[str, str], files: tuple[str, ...], root: Path) -> None:
@@ -57,7 +79,19 @@ def fetch(class_name: str, arguments: dict[str, str], files: tuple[str, ...], ro
     missing = [path for path in paths if not path.is_file()]
     if missing:
         _download(class_name, arguments, root, missing)
-    _compare_checksums(paths, _known_checksums(root / f"{class_name}.sha256"))
+    try:
+        _check_files(paths, root / f"{class_name}.sha256")
+    except OSError as error:
+        raise UserError(
+            f"dataset {class_name}: {error.filename or root} cannot be read ({error.strerror}): "
+            "make it readable, or name another folder with --data-root"
+        ) from None
+
+
+def _check_files(paths: list[Path], list_file: Path) -> None:
+    for path in paths:
+        _check_size(path, path.stat().st_size)
+    _compare_checksums(paths, _known_checksums(list_file))
     for path in paths:
         _check_idx_length(path)
         _check_bz2(path)
@@ -68,7 +102,7 @@ def _download(class_name: str, arguments: dict[str, str], root: Path, missing: l
 
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{class_name}.lock"), _network_timeout():
+        with FileLock(root / f".{class_name}.lock"), _network_timeout(), _bounded_downloads():
             for train in (True, False):
                 read_part(class_name, arguments, root, train, download=True)
             _remember_checksums(root, root / f"{class_name}.sha256", [path for path in missing if path.is_file()])
@@ -109,6 +143,40 @@ def _network_timeout() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
+class _SizeLimit(urllib.request.BaseHandler):
+    """Gives up a download that says it is too large, or that goes on and on."""
+
+    def http_response(self, request: urllib.request.Request, response: Any) -> Any:
+        """Puts the limit on a response before anything of it is read."""
+        read, left = response.read, LARGEST_FILE
+        if (response.length or 0) > left:
+            response.close()
+            raise OSError(f"{request.full_url} has {response.length} bytes, allowed are {LARGEST_FILE}")
+
+        def read_within_limit(size: int | None = None) -> Any:
+            nonlocal left
+            content = read(size)
+            left -= len(content)
+            if left < 0:
+                raise OSError(f"{request.full_url} has more than {LARGEST_FILE} bytes, which are allowed")
+            return content
+
+        response.read = read_within_limit
+        return response
+
+    https_response = http_response
+
+
+@contextmanager
+def _bounded_downloads() -> Iterator[None]:
+    before = getattr(urllib.request, "_opener", None)
+    urllib.request.install_opener(urllib.request.build_opener(_SizeLimit))
+    try:
+        yield
+    finally:
+        urllib.request.install_opener(before)  # none stands for Python's own
+
+
 def _known_checksums(list_file: Path) -> dict[str, str]:
     known = dict(PUBLISHED_MD5)
     if list_file.is_file():
@@ -127,10 +195,12 @@ def _compare_checksums(paths: list[Path], known: dict[str, str]) -> None:
             )
 
 
-def digest_of(path: Path, algorithm: str = "sha256") -> str:
-    """The checksum of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
+def _check_size(path: Path, size: int) -> None:
+    if size > LARGEST_FILE:
+        raise UserError(
+            f"{path} has more than the {LARGEST_FILE} bytes, unpacked, that are allowed: "
+            "delete it and run again, or name another folder with --data-root"
+        )
 
 
 def _check_bz2(path: Path) -> None:
@@ -139,13 +209,15 @@ def _check_bz2(path: Path) -> None:
         return
     try:
         with bz2.open(path) as file:
-            if file.read().strip():
-                return
-            cause = "it is empty"
+            content = file.read(LARGEST_FILE + 1)
+        _check_size(path, len(content))
+        if content.strip():
+            return
+        cause = "it is empty"
     except (OSError, EOFError) as error:
         cause = str(error)
     raise UserError(
-        f"{path} is cut short or altered: {cause} (SHA-256 {digest_of(path)}): "
+        f"{path} is cut short or altered: {cause} ({checksum_words(path)}): "
         "delete it and run again, or name another folder with --data-root"
     )
 
@@ -161,5 +233,5 @@ def _check_idx_length(path: Path) -> None:
     if head[:4] != bytes([0, 0, 8, dimensions]) or path.stat().st_size != expected:
         raise UserError(
             f"{path} is cut short or altered: it has {path.stat().st_size} bytes, its header says {expected} "
-            f"(SHA-256 {digest_of(path)}): delete it and run again, or name another folder with --data-root"
+            f"({checksum_words(path)}): delete it and run again, or name another folder with --data-root"
         )

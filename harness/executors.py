@@ -12,6 +12,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import connection, get_all_start_methods, get_context, parent_process
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -33,8 +34,8 @@ class Executor(Protocol):
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Starts a picklable function and gives the future of its result.
 
-        The future can be cancelled as long as no worker has begun with it. It raises ``WorkerDiedError`` where the worker died of it, or
-        by another hand meanwhile; other tasks are not touched by that, and the worker is replaced.
+        The future can be cancelled as long as no worker has begun with it. It raises ``WorkerDiedError`` where the worker
+        died of it, or by another hand meanwhile; other tasks are not touched by that, and the worker is replaced.
         """
 
     def __enter__(self) -> Self:
@@ -123,8 +124,7 @@ class ProcessExecutor:
             call = self._waiting.popleft()
             if call.future.set_running_or_notify_cancel():
                 worker = self._idle.popleft()
-                inner = self._submit_to(worker, call)
-                inner.add_done_callback(lambda done, worker=worker, call=call: self._take_result(worker, call, done))
+                self._submit_to(worker, call).add_done_callback(partial(self._take_result, worker, call))
 
     def _submit_to(self, worker: _Worker, call: _Call) -> Future[Any]:
         with _interrupts_held(), _environment("GLIBC_TUNABLES", HUGE_PAGES):
@@ -134,7 +134,7 @@ class ProcessExecutor:
                 worker.pool = None
                 return self._start(worker).submit(call.function, *call.arguments)
             finally:
-                worker.processes = list((worker.pool and worker.pool._processes or {}).values())
+                worker.processes = list(((worker.pool and worker.pool._processes) or {}).values())
 
     def _start(self, worker: _Worker) -> ProcessPoolExecutor:
         if worker.pool is None:
@@ -188,8 +188,8 @@ def _how_it_ended(processes: Sequence[Any]) -> str:
 def prepare(modules: Sequence[str]) -> None:
     """Has the modules loaded once for all workers that start later, while the caller goes on.
 
-    A process is started that loads them and does nothing else; workers are its forks, which start at once and share its memory. Where
-    the system has no such process each worker loads what it needs by itself.
+    A process is started that loads them and does nothing else; workers are its forks, which start at once and share its
+    memory. Where the system has no such process each worker loads what it needs by itself.
     """
     if _start_method() != "forkserver":
         return

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import StudyConfig, TrialConfig
-from harness.rules import UserError, exists_as, unknown, user_path
+from harness.rules import UserError, exists_as, leads_outside, shown, unknown, user_path
 
 SearchSpace = Callable[[Any], TrialConfig]
 """From an Optuna trial to a configuration."""
@@ -61,17 +61,34 @@ def load_study(name_or_path: str) -> StudyFile:
 
 
 def _find(name_or_path: str) -> Path:
-    if name_or_path.endswith(".py") or "/" in name_or_path:
+    if name_or_path.endswith(".py"):
         path = user_path(name_or_path)
         if not exists_as(path, "file"):
             raise UserError(
                 f"there is no study file {name_or_path}: give the path of one, or a name from python -m harness.study --list"
             )
         return path.resolve()
+    if "/" in name_or_path or "\\" in name_or_path:
+        raise UserError(
+            f"{shown(name_or_path)} is no study: allowed are a name from python -m harness.study --list, "
+            "or the path of a file that ends in .py"
+        )
+    return _find_by_name(name_or_path)
+
+
+def _find_by_name(name: str) -> Path:
+    """A name stands for a file of its own folder: only a path, which the user writes out, leads anywhere else."""
     studies = list_studies()
-    if name_or_path not in studies:
-        raise unknown("study", name_or_path, studies, "or the path of a study file")
-    return studies[name_or_path]
+    if name not in studies:
+        raise unknown("study", name, studies, "or the path of a study file")
+    path = studies[name]
+    if leads_outside(path, path.parent):
+        raise UserError(
+            f"study {name!r} is {path}, a link that leads out of its folder: give the path of the file that it leads to"
+        )
+    if not exists_as(path, "file"):
+        raise UserError(f"study {name!r} is {path}, which is no file: make it one, or take it out")
+    return path
 
 
 def _execute(path: Path) -> Any:
@@ -86,7 +103,9 @@ def _execute(path: Path) -> Any:
         exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - a study file is a program
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (Exception, SystemExit) as error:  # a study file is the user's code: whatever it raises is theirs to read
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a study file is the user's code: whatever it raises is theirs to read
         raise UserError(f"the study file raises {_where(error, path)}") from None
     return module
 

@@ -85,8 +85,8 @@ def _one_thread() -> Iterator[None]:
 def _deterministic() -> Iterator[None]:
     """Without filling new memory, which is for finding operations that read it before they write it.
 
-    Set through the debug mode, which is the same switch: ``torch.use_deterministic_algorithms`` tells torch's compiler as well, and
-    for that loads it, which takes a worker a second or two and 150 MB.
+    Set through the debug mode, which is the same switch: ``torch.use_deterministic_algorithms`` tells torch's compiler as
+    well, and for that loads it, which takes a worker a second or two and 150 MB.
     """
     before, filled = torch.get_deterministic_debug_mode(), _DETERMINISTIC.fill_uninitialized_memory
     torch.set_deterministic_debug_mode("error")

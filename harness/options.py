@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from harness.config import DATASET_FIELDS, StudyConfig, rule_of
-from harness.rules import Rule, UserError, unknown
+from harness.rules import LONGEST_SHOWN, Rule, UserError, is_text, shown, unknown
 
 DEVICES = ("auto", "cpu", "cuda")
 TRAINERS = ("stacked", "plain")
@@ -82,6 +82,9 @@ def parse(words: Sequence[str]) -> Request:
     Raises:
         UserError: if a word or a value is not one that it may be.
     """
+    for word in words:
+        if "\0" in word or not is_text(word):
+            raise UserError(f"{shown(word)} on the command line is no text: allowed is UTF-8 without null characters")
     options = _parser().parse_intermixed_args(_check_option_names(list(words)))
     if not options.study and not options.list:
         raise UserError("no study named: give one, such as latent_sweep; python -m harness.study --list shows them")
@@ -205,7 +208,7 @@ def _fields(options: argparse.Namespace) -> dict[str, tuple[Any, ...]]:
     for setting in options.set:
         name, equals, text = setting.partition("=")
         if not equals or not text:
-            raise UserError(f"--set {setting!r} is written FIELD=VALUE or FIELD=VALUE,VALUE, such as latent_size=2,10")
+            raise UserError(f"--set {shown(setting)} is written FIELD=VALUE or FIELD=VALUE,VALUE, such as latent_size=2,10")
         texts.append((name.strip().replace("-", "_"), text))
     values: dict[str, tuple[Any, ...]] = {}
     for name, text in texts:
@@ -220,7 +223,7 @@ def _read_values(name: str, text: str) -> tuple[Any, ...]:
     parts = [text] if name == "dataset" else [part.strip() for part in text.split(",")]
     values = tuple(rule.parse(name, part) for part in parts)
     if len(set(values)) < len(values):
-        raise UserError(f"{name}={text} names a value twice")
+        raise UserError(f"{name} names a value twice: {name}={text[:LONGEST_SHOWN]}")
     return values
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import math
 import tokenize
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +21,10 @@ from harness.search import SamplerSearch, check_sampler
 
 RESULTS_VERSION = 3
 """Raised whenever a change of the harness changes a trial's numbers, so that old and new ones are never mixed."""
+
+
+MOST_TRIALS = 100_000
+"""Of a grid, which is a table that is made before its first trial: at a second each they would take a day."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +120,15 @@ def grid_trials(study: StudyConfig) -> tuple[Trial, ...]:
 
     More seeds thus add trials at the end, and a smaller ``trials`` cuts some off there. Combinations that come to the
     same configuration once the architecture's own values are filled in are trained once.
+
+    Raises:
+        UserError: if it has more trials than are allowed, or one that cannot be trained.
     """
     if study.sampler != "grid":
         return ()
+    size = study.seeds * math.prod(map(len, study.grid.values()))
+    if size > MOST_TRIALS:
+        raise UserError(f"the grid has {size} trials: allowed are {MOST_TRIALS}; give it fewer values or fewer --seeds")
     points = [dict(zip(study.grid, values, strict=True)) for values in itertools.product(*study.grid.values())]
     configs = [
         models.resolve(replace(study.base, **point, seed=study.base.seed + replicate))

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+LARGEST_WHOLE = 2**63 - 1
+"""What 64 bits hold: no count of anything is larger, and longer numbers cannot be written everywhere that a value is."""
+
+LONGEST_SHOWN = 120
+"""Characters of a wrong value that a message repeats."""
 
 
 class UserError(Exception):
@@ -28,10 +35,24 @@ def unknown(kind: str, value: object, allowed: Iterable[str], next_step: str = "
         The error, with the nearest allowed name where there is a similar one.
     """
     names = sorted(allowed)
-    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(value)[:LONGEST_SHOWN], names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     step = f" ({next_step})" if next_step else ""
-    return UserError(f"unknown {kind} {str(value)!r}: allowed are {', '.join(names)}{hint}{step}")
+    return UserError(f"unknown {kind} {shown(str(value))}: allowed are {', '.join(names)}{hint}{step}")
+
+
+def shown(value: object) -> str:
+    """A value as Python writes it, cut off where it would fill the screen."""
+    try:
+        text = repr(value)
+    except Exception:  # a whole number of more than 4,300 digits has no text, and an object of the user's may raise anything
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
+def is_text(value: str) -> bool:
+    """Whether a text can be written as UTF-8; what came of bytes that are none cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def user_path(text: str) -> Path:
@@ -42,6 +63,25 @@ def user_path(text: str) -> Path:
 def exists_as(path: Path, kind: str) -> bool:
     """Whether there is a ``"file"`` or ``"folder"`` of this name; a name that no disk can hold is none."""
     return (os.path.isfile if kind == "file" else os.path.isdir)(path)
+
+
+def leads_outside(path: Path, folder: Path) -> bool:
+    """Whether a path, its links followed, is not below a folder."""
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def digest_of(path: Path, algorithm: str = "sha256") -> str:
+    """The checksum of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def checksum_words(path: Path) -> str:
+    """What a message says of a file that is not as it should be: its SHA-256, where it can be read at all."""
+    try:
+        return f"SHA-256 {digest_of(path)}"
+    except OSError as error:
+        return f"no SHA-256: {error.strerror}"
 
 
 @dataclass(frozen=True)
@@ -73,7 +113,11 @@ class Rule:
         if self.choices and isinstance(value, str) and value not in self.choices:
             raise unknown(name, value, [*self.choices, *([self.none_word] if self.none_word else [])])
         if not self._is_of_kind(value) or not self._is_in_range(value):
-            raise UserError(f"{name} is {value!r}: allowed is {self.describe()}")
+            raise UserError(f"{name} is {shown(value)}: allowed is {self.describe()}")
+        if self.kind is int and value > LARGEST_WHOLE:
+            raise UserError(f"{name} is {shown(value)}: allowed is {self.describe()}, and at most {LARGEST_WHOLE}")
+        if self.kind is str and not is_text(value):
+            raise UserError(f"{name} is {shown(value)}: allowed is {self.describe()} in UTF-8")
 
     def parse(self, name: str, text: str) -> Any:
         """Reads a value from the command line.
@@ -89,7 +133,7 @@ class Rule:
         try:
             value = _READERS[self.kind](text)
         except (ValueError, KeyError):
-            raise UserError(f"{name} is {text!r}: allowed is {self.describe()}") from None
+            raise UserError(f"{name} is {shown(text)}: allowed is {self.describe()}") from None
         self.check(name, value)
         return value
 

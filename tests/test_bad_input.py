@@ -78,6 +78,10 @@ def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["latent_sweep", "a\nb"], ["unrecognized arguments"]),
         (["latent_sweep", "--epoch", "3"], ["unknown option '--epoch'", "did you mean '--epochs'?"]),
         (["latent_sweep", "--epochs"], ["--epochs"]),
+        (["../latent_sweep"], ["'../latent_sweep'", "ends in .py"]),
+        (["latent_sweep", "--data-root", "a\0b"], ["'a\\x00b'", "no text"]),
+        (["latent_sweep", "--dataset", "folder:\udcff"], ["'folder:\\udcff'", "no text"]),
+        (["latent_sweep", "\x1b[2J"], ["unrecognized arguments", "\\x1b[2J"]),
     ],
 )
 def test_a_wrong_command_is_refused_in_one_line(words: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,12 +232,13 @@ def test_a_broken_tracking_store_is_refused_and_not_touched(
     assert f"sqlite:///{path.name} cannot be used" in line
 
 
-@pytest.mark.parametrize("fault", ["cut short", "not a number", "too large", "too few"])
+@pytest.mark.parametrize("fault", ["cut short", "not a number", "too large", "too few", "objects"])
 def test_bad_images_are_refused_and_not_touched(fault: str, small: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The line names the file."""
     images = np.zeros((20 if fault == "too few" else 40, 70 if fault == "too large" else 8, 8), dtype=np.float32)
     images[1, 2, 3] = np.nan if fault == "not a number" else 1
-    np.savez(here / "arrays.npz", images=images, labels=np.arange(len(images)) % 2)
+    labels = np.arange(len(images)) % 2
+    np.savez(here / "arrays.npz", images=images, labels=labels.astype(object) if fault == "objects" else labels)
     if fault == "cut short":
         (here / "arrays.npz").write_bytes((here / "arrays.npz").read_bytes()[:1000])
     assert "arrays.npz" in refusal([small, "--dataset", "npz:arrays.npz"], capsys)

@@ -188,6 +188,19 @@ def test_a_misspelt_word_is_answered_with_the_nearest(name: str) -> None:
     assert f"did you mean {word!r}?" in message
 
 
+@pytest.mark.parametrize("value", [2**63, 10**5000], ids=["64 bits", "5,001 digits"])
+def test_a_whole_number_that_nothing_holds_is_refused(value: int) -> None:
+    """Python writes none of more than 4,300 digits, in no message either."""
+    with pytest.raises(UserError, match=f"epochs is .*: allowed is a whole number of at least 1, and at most {2**63 - 1}"):
+        TrialConfig(epochs=value)
+
+
+def test_a_text_that_is_no_utf_8_is_refused() -> None:
+    """No store could hold it."""
+    with pytest.raises(UserError, match=r"dataset is 'folder:\\udcff': allowed is a word in UTF-8"):
+        TrialConfig(dataset="folder:\udcff")
+
+
 def test_an_even_kernel_is_refused_with_the_odd_ones() -> None:
     """Only kernels with a middle fit the architectures."""
     with pytest.raises(UserError, match="kernel_size is 4: allowed are the odd sizes 3, 5 and 7"):
@@ -276,6 +289,14 @@ GRID = {"latent_size": (2, 5)}
         ({"grid": GRID, "base": {"epochs": 3}}, ["base", "TrialConfig"]),
         ({"sampler": "tpe"}, ["'tpe'", "trials=N"]),
         ({"sampler": "tpe", "trials": 3, "grid": GRID}, ["'tpe'", "search_space"]),
+        ({"grid": 5}, ["grid", "5", "lists of values"]),
+        ({"grid": {"latent_size": ([2], [3])}}, ["latent_size is [2]"]),
+        ({"grid": {"epochs": range(1, 10**30)}}, ["epochs", "allowed are 100000 values"]),
+        ({"grid": GRID, "objectives": (3,)}, ["objectives", "(3,)"]),
+        ({"grid": GRID, "objectives": 3}, ["objectives", "val/mse"]),
+        ({"grid": GRID, "name": "../mine"}, ["name", "'../mine'", "without '/'"]),
+        ({"grid": GRID, "name": 3}, ["name is 3"]),
+        ({"grid": GRID, "sampler": None}, ["sampler is None"]),
         *[({"grid": {name: (1, 2)}}, [name, "one dataset"]) for name in DATASET_FIELDS],
     ],
 )

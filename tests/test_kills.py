@@ -66,7 +66,7 @@ def test_kills_at_random_instants_change_no_number(tmp_path: Path) -> None:
                 except subprocess.TimeoutExpired:
                     kill_some(process.pid, whom, choice)
                     kills += 1
-                    out, err = process.communicate(timeout=300)
+                    _, err = process.communicate(timeout=300)
                     assert "Traceback" not in err, err
                 is_finished = process.returncode == 0
                 assert process.returncode in (0, -signal.SIGKILL), whom

@@ -190,3 +190,45 @@ def test_a_sampler_without_a_search_space_is_told_what_it_needs(here: Path, extr
     assert path in message
     assert "'tpe'" in message
     assert "search_space(trial) -> TrialConfig" in message
+
+
+@pytest.mark.parametrize("name", ["../mine", "./mine", "/mine", "studies/mine", "..\\mine", "~/mine"])
+def test_a_name_that_leaves_its_folder_is_refused(here: Path, name: str) -> None:
+    """A file is named by its whole path, with its ending; whatever there is of that name without it is not executed."""
+    for folder in (here, here / "studies", here.parent):
+        write(folder / "mine", "raise RuntimeError('executed')")
+        write(folder / "mine.py", "raise RuntimeError('executed')")
+    message = error_of(name)
+    assert repr(name) in message
+    assert "ends in .py" in message
+
+
+def test_a_study_by_name_that_is_a_link_out_of_its_folder_is_refused(here: Path) -> None:
+    """The user can give the path that it leads to, and of that it is the user's own choice."""
+    path = write(here / "elsewhere" / "secret.py", GOOD.format(epochs=3))
+    (here / "studies").mkdir()
+    (here / "studies" / "mine.py").symlink_to(path)
+    message = error_of("mine")
+    assert "study 'mine' is" in message
+    assert "a link that leads out of its folder" in message
+    assert load_study("studies/mine.py").study.base.epochs == 3
+
+
+def test_a_study_by_name_may_be_a_link_within_its_folder(here: Path) -> None:
+    """The folder itself may be one too."""
+    write(here / "mine" / "one.py", GOOD.format(epochs=3))
+    (here / "mine" / "two.py").symlink_to("one.py")
+    (here / "studies").symlink_to("mine")
+    assert load_study("two").study.base.epochs == 3
+
+
+def test_a_study_by_name_that_is_no_file_is_refused(here: Path) -> None:
+    """A folder of that name is not read."""
+    (here / "studies" / "mine.py").mkdir(parents=True)
+    assert "which is no file" in error_of("mine")
+
+
+def test_a_study_file_may_raise_anything(here: Path) -> None:
+    """What is no Exception of Python's is told in a line too."""
+    text = "class Mine(BaseException): pass\nraise Mine('first')\n"
+    assert "Mine: first" in error_of(write(here / "mine.py", text))

@@ -290,3 +290,10 @@ def test_help_and_list_and_a_workers_import_load_nothing_slow(here: Path, word: 
     assert done.stdout.splitlines()[-1] == "0 []"
     assert done.stderr == ""
     assert ("latent_sweep" in done.stdout) == bool(word)
+
+
+@pytest.mark.parametrize("words", [["--seeds", str(10**15)], ["--seeds", "30000"]])
+def test_a_grid_of_too_many_trials_is_refused_before_it_is_made(words: list[str]) -> None:
+    """The line has their number and the limit."""
+    with pytest.raises(UserError, match=r"the grid has \d+ trials: allowed are 100000"):
+        plan_of(GRID, *words)

@@ -228,7 +228,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_stops_the_sweep_in_one_line(plan: SweepPlan, means: Means, full_disk: Path) -> None:
     """The line names the folder; no run is left running, and with room the same command finishes."""
     tracker = NullTracker()
-    with pytest.raises(UserError, match="No space left.*make room in"):
+    with pytest.raises(UserError, match=r"No space left.*make room in"):
         run(plan, replace(means, executor="inline", checkpoints=full_disk / "checkpoints"), tracker)
     assert "RUNNING" not in tracker.statuses.values()
     assert numbers(run(plan, means, tracker)) == numbers(run(plan, means))

@@ -19,7 +19,7 @@ from tests.support import ROOT
 
 LEVELS = (
     {"rules"},
-    {"config", "downloads"},
+    {"config", "downloads", "arrays", "folders"},
     {
         "datasets",
         "models",
@@ -62,11 +62,19 @@ OWNERS = {
     "sklearn": {"datasets"},
     "scipy": {"statistics"},
     "pandas": {"report"},
-    "PIL": {"figures", "datasets"},
+    "PIL": {"figures", "folders"},
     "safetensors": {"artifacts"},
     "sqlite3": {"store"},
 }
 """The modules that may know an outside library."""
+
+FORBIDDEN = re.compile(
+    r"(torch|joblib|marshal|dill|cloudpickle|pickle|pd|pandas)\.(load|loads|read_pickle|Unpickler)|(builtins\.)?(eval|exec)"
+)
+"""Calls that execute what they read, or can."""
+
+EXECUTES = {("library", "_execute"): ["exec"]}
+"""The one place that executes anything: a study file, which is a program of the user's."""
 
 MODULES = sorted(path for path in (ROOT / "harness").glob("*.py") if path.stem != "__init__")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md")])
@@ -81,6 +89,18 @@ def imports_of(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
     return names
+
+
+def executing_calls_of(path: Path) -> dict[tuple[str, str], list[str]]:
+    """The calls of a file that can execute what they read, by module and function; ``""`` outside of any."""
+    tree = ast.parse(path.read_text())
+    owners = {id(call): each.name for each in ast.walk(tree) if isinstance(each, ast.FunctionDef) for call in ast.walk(each)}
+    found: dict[tuple[str, str], list[str]] = {}
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        unpickles = any(each.arg == "allow_pickle" and ast.unparse(each.value) != "False" for each in call.keywords)
+        if FORBIDDEN.fullmatch(ast.unparse(call.func)) or unpickles:
+            found.setdefault((path.stem, owners.get(id(call), "")), []).append(ast.unparse(call.func))
+    return found
 
 
 def level_of(name: str) -> int:
@@ -100,6 +120,24 @@ def test_outside_libraries_have_owners(path: Path) -> None:
     """Only its owner imports an outside library."""
     known = {name.partition(".")[0] for name in imports_of(path)} & OWNERS.keys()
     assert {name for name in known if path.stem not in OWNERS[name]} == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_nothing_but_a_study_file_is_executed(path: Path) -> None:
+    """No file of the package unpickles, evaluates or executes what it reads, but for the reader of study files."""
+    assert executing_calls_of(path) == {place: calls for place, calls in EXECUTES.items() if place[0] == path.stem}
+    assert not {"pickle", "marshal", "shelve", "joblib", "dill", "cloudpickle"} & imports_of(path)
+
+
+@pytest.mark.parametrize(
+    "call", ["torch.load(file)", "pickle.loads(data)", "np.load(file, allow_pickle=True)", "eval(text)", "exec(text)"]
+)
+def test_a_call_that_executes_is_seen(call: str, tmp_path: Path) -> None:
+    """Wherever it stands; reading without pickle is none."""
+    (tmp_path / "one.py").write_text(f"def read():\n    return {call}\n")
+    assert executing_calls_of(tmp_path / "one.py") == {("one", "read"): [call.partition("(")[0]]}
+    (tmp_path / "one.py").write_text("import numpy as np\nnp.load('a.npz', allow_pickle=False)\nmodel.eval()\n")
+    assert executing_calls_of(tmp_path / "one.py") == {}
 
 
 def test_study_files_import_the_configuration_only() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from harness import report, sweep
+from harness import report
 from harness.config import Placement, Trial, TrialConfig, TrialRecord
 from harness.executors import EXECUTORS, InlineExecutor
 from harness.library import StudyFile
