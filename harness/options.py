@@ -48,6 +48,8 @@ class Request:
         dry_run: Only show the trials.
         json: Print the summary as JSON.
         list_studies: Only list the studies.
+        replay: Folder of a journal that is only to be written into its store; empty where a study is to be run.
+        outage_limit: Minutes that a sweep goes on while its store is away.
     """
 
     study: str = ""
@@ -67,6 +69,8 @@ class Request:
     dry_run: bool = False
     json: bool = False
     list_studies: bool = False
+    replay: str = ""
+    outage_limit: float = 30.0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -81,7 +85,7 @@ def parse(words: Sequence[str]) -> Request:
         UserError: if a word or a value is not one that it may be.
     """
     options = _parser().parse_intermixed_args(_check_option_names(list(words)))
-    if not options.study and not options.list:
+    if not options.study and not options.list and not options.replay:
         raise UserError("no study named: give one, such as latent_sweep; python -m harness.study --list shows them")
     return Request(
         study=options.study or "",
@@ -101,6 +105,8 @@ def parse(words: Sequence[str]) -> Request:
         dry_run=options.dry_run,
         json=options.json,
         list_studies=options.list,
+        replay=options.replay or "",
+        outage_limit=Rule(float, low=0).parse("--outage-limit", options.outage_limit),
     )
 
 
@@ -187,6 +193,13 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db in this folder)"
     )
+    where.add_argument(
+        "--outage-limit",
+        default="30",
+        metavar="MINUTES",
+        help="go on for so long while the store is away, with the results in a journal (default 30)",
+    )
+    where.add_argument("--replay", metavar="PATH", help="only write the journal of this folder into its store; needs no STUDY")
     where.add_argument("--json", action="store_true", help="print the summary as JSON on stdout, everything else on stderr")
     return parser
 

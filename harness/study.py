@@ -36,6 +36,8 @@ def main(words: Sequence[str] | None = None) -> int:
         request = options.parse(words)
         if request.list_studies:
             return _list()
+        if request.replay:
+            return _replay(request)
         file = load_study(request.study)
         return _dry_run(file, request) if request.dry_run else _run(file, request, words)
     except UserError as error:
@@ -91,6 +93,7 @@ def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
     if request.executor == "processes":
         executors.prepare(["harness.trial"])  # while this process loads the rest
     from harness import display
+    from harness.outage import Patience
     from harness.plan import make_plan
     from harness.store import check_store, default_uri
     from harness.sweep import Means, WorkerLostError, run_sweep
@@ -98,15 +101,33 @@ def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
 
     check_store(request.tracking_uri or default_uri())  # before images are downloaded
     plan = make_plan(file, request)
-    tracker = MlflowTracker(request.tracking_uri)
+    shown = display.open_display()
+    tracker = MlflowTracker(request.tracking_uri, Patience(request.outage_limit, shown.note))
     means = Means(request.executor, request.workers, request.group_size, request.fresh, request.retry_failed)
     try:
-        outcome = run_sweep(plan, means, tracker, display.open_display())
+        outcome = run_sweep(plan, means, tracker, shown)
     except WorkerLostError as error:
         print(f"error: {error}: what has ended is kept; the same command resumes: {_command(words)}", file=sys.stderr)
         return SOME_FAILED
     _show(plan, tracker, outcome, request, words)
     return SOME_FAILED if outcome.summary.failed else FINISHED
+
+
+def _replay(request: Request) -> int:
+    """Writes what a sweep has left in a journal into its store."""
+    from harness.outage import Patience
+    from harness.replay import replay
+    from harness.rules import user_path
+
+    def note(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    journal = replay(user_path(request.replay), request.tracking_uri, Patience(note=note))
+    print(
+        f"{journal.length} writes of the sweep {journal.header.sweep} are in {journal.header.store} now, and the journal is "
+        "removed; the command that was cut off goes on with the sweep"
+    )
+    return FINISHED
 
 
 def _show(plan: SweepPlan, tracker: Tracker, outcome: SweepOutcome, request: Request, words: Sequence[str]) -> None:

@@ -142,6 +142,7 @@ def run_sweep(plan: SweepPlan, means: Means, tracker: Tracker, display: Display)
             tracker.resume_sweep(sweep)
             with _left_in_order(run := _Run(plan, means, tracker, display, sweep)):
                 _run_rounds(run, search, trials, records)
+                records = tracker.settle(records)
                 _finish(run, records)
         return SweepOutcome(sweep, _summarize(plan, records), was_finished=not trials, kept=kept)
 

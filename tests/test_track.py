@@ -37,9 +37,10 @@ RESULT = TrialResult(
 
 
 @pytest.fixture(autouse=True)
-def _store(tmp_path: Path, empty_store: Path) -> None:
-    """A store with its tables made, in the folder of the test."""
+def _store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store with its tables made, in the folder of the test, and a checkout without changes."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.setattr("harness.provenance.git_changes", lambda: "")
 
 
 @pytest.fixture(params=["mlflow", "null"])
