@@ -14,6 +14,9 @@ DEVICES = ("auto", "cpu", "cuda")
 TRAINERS = ("stacked", "plain")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
+OUTAGE_MINUTES = 30.0
+"""So long a sweep goes on without its store, where nothing else is said."""
+
 EPILOG = """\
 examples:
   python -m harness.study latent_sweep
@@ -70,7 +73,7 @@ class Request:
     json: bool = False
     list_studies: bool = False
     replay: str = ""
-    outage_limit: float = 30.0
+    outage_limit: float = OUTAGE_MINUTES
 
 
 class _Parser(argparse.ArgumentParser):
@@ -195,9 +198,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     where.add_argument(
         "--outage-limit",
-        default="30",
+        default=str(OUTAGE_MINUTES),
         metavar="MINUTES",
-        help="go on for so long while the store is away, with the results in a journal (default 30)",
+        help=f"go on for so long while the store is away, with the results in a journal (default {OUTAGE_MINUTES:g})",
     )
     where.add_argument("--replay", metavar="PATH", help="only write the journal of this folder into its store; needs no STUDY")
     where.add_argument("--json", action="store_true", help="print the summary as JSON on stdout, everything else on stderr")

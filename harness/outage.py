@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from harness.journal import Header, Journal, JournalError, Write
+from harness.rules import UserError
 from harness.store import StoreError, TrashedError
 
 RETRY_SECONDS = 5.0
@@ -36,11 +37,11 @@ class Patience:
     """How long a sweep goes on without its store.
 
     Attributes:
-        minutes: So long.
+        minutes: So long; the first write that fails ends it where that is 0.
         note: Says a sentence to the user.
     """
 
-    minutes: float = 30.0
+    minutes: float = 0.0
     note: Callable[[str], None] = field(default=lambda text: None)
 
 
@@ -96,7 +97,7 @@ class JournaledRuns:
         self._ask()
         self._done = skip
         for write in journal.writes(skip):
-            self._do_again(write)
+            self._do_again(write, journal.folder)
             self._done += 1
         journal.remove()
 
@@ -122,8 +123,8 @@ class JournaledRuns:
         """Reads from the store; waits for it where it is away."""
         try:
             return self._served_by(read)
-        except StoreError as error:
-            if not self._is_there():
+        except StoreError:
+            if error := self._why_away():
                 self._begin_outage(error)
                 self.settle()
             return read()
@@ -149,26 +150,33 @@ class JournaledRuns:
         self._served = time.monotonic()
         return answer
 
-    def _do_again(self, write: Write) -> None:
+    def _do_again(self, write: Write, folder: Path) -> None:
         try:
             run_id = self._store.write(replace(write, run_id=self.stored_id(write.run_id)), again=True)
         except TrashedError as error:
             self._patience.note(f"note: {error}: what was kept of it is dropped")
             return
+        except StoreError:
+            raise
+        except UserError as error:
+            raise JournalError(
+                f"the store does not take what the journal {folder} holds: {error}; or move the journal away"
+            ) from None
         if write.kind == "create":
             self._ids[write.run_id] = run_id
 
     def _is_time_to_ask(self) -> bool:
         return not self._has_given_up and time.monotonic() - self._asked >= RETRY_SECONDS
 
-    def _is_there(self) -> bool:
+    def _why_away(self) -> StoreError | None:
         try:
             self._ask()
-        except StoreError:
-            return False
-        return True
+        except StoreError as error:
+            return error
+        return None
 
     def _begin_outage(self, error: StoreError) -> None:
+        error = self._why_away() or error  # which says it in fewer words than a client does
         self._journal, self._done = self._begin_journal(error), 0
         self._since = self._asked = time.monotonic()
         self._patience.note(

@@ -86,7 +86,9 @@ def locked(database: Path) -> Iterator[None]:
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
     """A disk of its own in a folder; skips the test where this user may not mount one."""
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip(f"this user may not mount a disk: {mounted.stderr.decode().strip()}")
     try:

@@ -150,7 +150,7 @@ def test_results_of_a_store_that_does_not_come_back_are_in_a_journal(
     """The error has the command that writes them; so does the sweep when it goes on. No trial is trained twice."""
     uri = f"sqlite:///{database}"
     tracker = FaultyTracker(uri, patience([], 0.03), lambda: locked(database), last=99)
-    with pytest.raises(StoreError, match="it was away for more than 0.03 minutes") as caught:
+    with pytest.raises(StoreError, match=r"it was away for more than 0\.03 minutes") as caught:
         run_sweep(plan, INLINE, tracker, QuietDisplay())
     folder = re.findall(r"python -m harness\.study --replay (\S+) writes", str(caught.value))[0]
     assert journals(database.parent) == [Path(folder)]
