@@ -16,6 +16,9 @@ from harness.store import StoreError, TrashedError
 RETRY_SECONDS = 5.0
 """The store is asked again when this time has passed since it was last asked."""
 
+WAITING_SHARE = 5
+"""After a try that took long, as with a server whose database is locked, the next one comes after so many times as long."""
+
 CALM_SECONDS = 1.0
 """A store that has just taken a write is not asked whether it is there."""
 
@@ -68,6 +71,7 @@ class JournaledRuns:
         self._ids: dict[str, str] = {}
         self._done = 0
         self._since = self._asked = self._served = -float("inf")
+        self._pause = RETRY_SECONDS
         self._has_given_up = False
 
     def open(self, header: Header, folders: Sequence[Path]) -> int:
@@ -166,7 +170,7 @@ class JournaledRuns:
             self._ids[write.run_id] = run_id
 
     def _is_time_to_ask(self) -> bool:
-        return not self._has_given_up and time.monotonic() - self._asked >= RETRY_SECONDS
+        return not self._has_given_up and time.monotonic() - self._asked >= self._pause
 
     def _why_away(self) -> StoreError | None:
         try:
@@ -201,11 +205,14 @@ class JournaledRuns:
         """Tries to do the writes that were kept; gives whether all are done."""
         if self._journal is None:
             return True
-        self._asked = time.monotonic()
+        began = time.monotonic()
         try:
             self.replay(self._journal, self._done)
         except StoreError:
             return False
+        finally:
+            self._asked = time.monotonic()
+            self._pause = max(RETRY_SECONDS, WAITING_SHARE * (self._asked - began))
         self._patience.note(f"note: the tracking store is back, and has the {self._journal.length} writes that were kept")
         self._journal = None
         return True

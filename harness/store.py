@@ -20,7 +20,7 @@ Client = TypeVar("Client")
 SQLITE = "sqlite:///"
 ARTIFACT_FOLDER = "mlruns"
 HEALTH_TIMEOUT_SECONDS = 5
-ASK_TIMEOUT_SECONDS = 1
+ASK_TIMEOUT_SECONDS = 2
 
 CHILDREN = """
     SELECT runs.run_uuid, runs.status FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid
@@ -155,7 +155,7 @@ def _check_server(uri: str, timeout: float = HEALTH_TIMEOUT_SECONDS) -> None:
 
 
 def ask_store(uri: str) -> None:
-    """Asks whether a store that was in use a moment ago takes writes, and waits no longer than a second or two.
+    """Asks whether a store that was in use a moment ago takes writes, and waits no longer than a sweep can.
 
     A client of MLflow's would try a dead server for minutes, and a locked database for twenty seconds.
 
@@ -163,7 +163,7 @@ def ask_store(uri: str) -> None:
         StoreError: if it does not; of a store that is neither a server nor a SQLite file nothing is known.
     """
     if uri.startswith(("http://", "https://")):
-        _check_server(uri, 2 * ASK_TIMEOUT_SECONDS)
+        _check_server(uri, ASK_TIMEOUT_SECONDS)
     elif database := database_path(uri):
         try:
             connection = sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=ASK_TIMEOUT_SECONDS)

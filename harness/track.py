@@ -253,7 +253,8 @@ class MlflowTracker:
         self._runs.write(Write("input", run_id, _dataset(info)))
         diff = {"study/uncommitted.diff": provenance.shortened(changes)} if changes else {}
         self._log_files(run_id, {**info.files, **diff})
-        return run_id
+        self.settle({})  # trials name their parent by the id that the store gave it
+        return self._journaled.stored_id(run_id) if self._journaled else run_id
 
     def _reopen(self, parent: Run, notes: tuple[str, ...], retry_failed: bool) -> OpenSweep:
         kept = ("FINISHED",) if retry_failed else ("FINISHED", "FAILED")

@@ -224,7 +224,7 @@ def test_a_server_that_is_stopped_and_started_again_gets_everything(
         monkeypatch.setenv(name, str(tmp_path / name))
     port = free_port()
     with server(tmp_path, port) as address:
-        process = start([*SMALL, "--tracking-uri", address], tmp_path)
+        process = start([*SMALL, "--json", "--tracking-uri", address], tmp_path)
         read_until(process, "[1/8")
     with process:
         before = read_until(process, "[7/8")
@@ -236,10 +236,15 @@ def test_a_server_that_is_stopped_and_started_again_gets_everything(
             (parent,) = client.search_runs(["1"], "tags.`harness.kind` = 'sweep'")
             best = [value for name, value in parent.data.tags.items() if name.startswith("harness.best.")]
             assert {client.get_run(run_id).info.status for run_id in (parent.info.run_id, *best)} == {"FINISHED"}
-            assert json.loads(parent.data.tags["harness.heartbeat"])["pid"] == process.pid
+            beat = json.loads(parent.data.tags["harness.heartbeat"])
+            assert beat["pid"] == process.pid
+            client.update_run(parent.info.run_id, status="RUNNING")
+            client.set_tag(parent.info.run_id, "harness.heartbeat", json.dumps({**beat, "host": "elsewhere", "at": time.time()}))
+            _, refused = run([*SMALL, "--tracking-uri", address], tmp_path, code=2)
+            assert f"process {process.pid} on elsewhere, last heard of" in refused
     assert re.search(rf"note: the tracking store {address} cannot be used: no MLflow server answers there .*kept in", before)
     assert "the tracking store is back" in err
-    assert "8 of 8 trials have results" in out
+    assert json.loads(out)["trials"] == {"total": 8, "finished": 8, "failed": 0}
     assert list(tmp_path.rglob("writes.jsonl")) == []
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import sqlite3
 import subprocess
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
@@ -21,7 +22,7 @@ from harness.outage import Patience
 from harness.plan import SweepPlan
 from harness.rules import UserError
 from harness.runs import MlflowRuns
-from harness.store import StoreError
+from harness.store import StoreError, read_children
 from harness.study import main
 from harness.sweep import Means, run_sweep
 from harness.track import MlflowTracker
@@ -118,6 +119,62 @@ def test_a_locked_database_delays_nothing_and_loses_nothing(
     assert journals(tmp_path) == []
 
 
+def test_a_sweep_waits_for_a_store_that_goes_away_as_it_begins(
+    plan: SweepPlan, database: Path, undisturbed: dict[str, tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trials' parent is a run of the store, also where it could not be made at once."""
+    uri, notes = f"sqlite:///{database}", list[str]()
+    tracker, fault = MlflowTracker(uri, patience(notes)), ExitStack()
+    create = tracker._create
+
+    def create_while_locked(*arguments: Any) -> str:
+        """Makes the parent run while the store is locked, for half a second."""
+        monkeypatch.setattr(tracker, "_create", create)
+        fault.enter_context(locked(database))
+        timer.start()
+        return create(*arguments)
+
+    monkeypatch.setattr(tracker, "_create", create_while_locked)
+    timer = threading.Timer(0.5, fault.close)
+    outcome = run_sweep(plan, INLINE, tracker, QuietDisplay())
+    timer.join()
+    assert stored_trials(uri) == undisturbed
+    check_ids(uri, outcome.sweep)
+    children = read_children(uri, outcome.sweep.run_id)
+    assert children is not None
+    assert (len(children), len(notes)) == (4, 2)
+
+
+def test_writes_that_are_all_answered_by_nobody_are_in_the_store_once(
+    plan: SweepPlan, database: Path, undisturbed: dict[str, tuple[Any, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every write of a sweep is done, then said to have failed, and done again from the journal."""
+    monkeypatch.setattr(outage, "RETRY_SECONDS", 0.0)
+    uri = f"sqlite:///{database}"
+    tracker = MlflowTracker(uri, patience([]))
+
+    class Unanswered(MlflowRuns):
+        """Does a write and says that it did not, every other time."""
+
+        calls = 0
+
+        def write(self, write: Write, again: bool = False) -> str:
+            """Does it."""
+            run_id = super().write(write, again)
+            self.calls += 1
+            if self.calls % 2:
+                raise StoreError(uri, "no answer")
+            return run_id
+
+    assert tracker._journaled is not None
+    monkeypatch.setattr(tracker._journaled, "_store", store_of_writes := Unanswered(uri, tracker._client))
+    outcome = run_sweep(plan, INLINE, tracker, QuietDisplay())
+    assert store_of_writes.calls > 4 * 2 * 7
+    assert stored_trials(uri) == undisturbed
+    check_ids(uri, outcome.sweep)
+    assert journals(tmp_path) == []
+
+
 def test_a_store_that_becomes_read_only_is_written_when_it_can_be(
     plan: SweepPlan, empty_store: Path, undisturbed: dict[str, tuple[Any, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +226,48 @@ def test_results_of_a_store_that_does_not_come_back_are_in_a_journal(
     assert stored_trials(uri) == undisturbed
     check_ids(uri, outcome.sweep)
     assert journals(database.parent) == []
+
+
+def test_a_journal_that_grows_too_large_ends_the_sweep(
+    plan: SweepPlan, database: Path, undisturbed: dict[str, tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that stays away must not fill the disk; what was kept is written by the same command."""
+    uri = f"sqlite:///{database}"
+    tracker = FaultyTracker(uri, patience([]), lambda: locked(database), last=99)
+    monkeypatch.setattr(outage, "LARGEST_JOURNAL", 200_000)
+    with pytest.raises(StoreError, match=r"it was away until its journal had .*--replay"):
+        run_sweep(plan, INLINE, tracker, QuietDisplay())
+    tracker.mend()
+    assert run_sweep(plan, INLINE, MlflowTracker(uri, patience([])), QuietDisplay()).kept >= 1
+    assert stored_trials(uri) == undisturbed
+
+
+def test_ctrl_c_while_the_store_is_away_leaves_nothing_running(
+    plan: SweepPlan, database: Path, undisturbed: dict[str, tuple[Any, ...]]
+) -> None:
+    """The ends of the runs under way are in the journal as well."""
+    uri = f"sqlite:///{database}"
+
+    class InterruptedTracker(FaultyTracker):
+        """Is interrupted when the store is away."""
+
+        def log_epochs(self, *arguments: Any) -> None:
+            """Raises as Ctrl-C does."""
+            super().log_epochs(*arguments)
+            if self.fault:
+                raise KeyboardInterrupt
+
+    tracker = InterruptedTracker(uri, patience([]), lambda: locked(database), last=99)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(plan, INLINE, tracker, QuietDisplay())
+    tracker.mend()
+    (folder,) = journals(database.parent)
+    assert main(["--replay", str(folder)]) == 0
+    runs = MlflowClient(uri).search_runs(["1"])
+    assert sorted(run.info.status for run in runs) == ["FINISHED", "FINISHED", "KILLED", "KILLED"]
+    assert {run.data.tags["harness.reason"] for run in runs if run.info.status == "KILLED"} == {"interrupted"}
+    assert run_sweep(plan, INLINE, MlflowTracker(uri, patience([])), QuietDisplay()).kept == 2
+    assert stored_trials(uri) == undisturbed
 
 
 def test_a_journal_may_be_replayed_twice(
