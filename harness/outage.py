@@ -243,7 +243,7 @@ class JournaledRuns:
         else:
             return
         self._has_given_up = True
-        raise StoreError(self._address, f"it was away {why}; {self._what_replays()}")
+        raise StoreError(self._address, f"it was away {why}", self._what_replays())
 
     def _what_replays(self) -> str:
         folder = self._journal.folder if self._journal else ""

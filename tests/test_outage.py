@@ -207,7 +207,9 @@ def test_results_of_a_store_that_does_not_come_back_are_in_a_journal(
     """The error has the command that writes them; so does the sweep when it goes on. No trial is trained twice."""
     uri = f"sqlite:///{database}"
     tracker = FaultyTracker(uri, patience([], 0.03), lambda: locked(database), last=99)
-    with pytest.raises(StoreError, match=r"it was away for more than 0\.03 minutes") as caught:
+    with pytest.raises(
+        StoreError, match=r"it was away for more than 0\.03 minutes: results are kept in .*, which then goes on$"
+    ) as caught:
         run_sweep(plan, INLINE, tracker, QuietDisplay())
     folder = re.findall(r"python -m harness\.study --replay (\S+) writes", str(caught.value))[0]
     assert journals(database.parent) == [Path(folder)]
@@ -234,7 +236,7 @@ def test_a_journal_that_grows_too_large_ends_the_sweep(
     """A store that stays away must not fill the disk; what was kept is written by the same command."""
     uri = f"sqlite:///{database}"
     tracker = FaultyTracker(uri, patience([]), lambda: locked(database), last=99)
-    monkeypatch.setattr(outage, "LARGEST_JOURNAL", 200_000)
+    monkeypatch.setattr(outage, "LARGEST_JOURNAL", 20_000)
     with pytest.raises(StoreError, match=r"it was away until its journal had .*--replay"):
         run_sweep(plan, INLINE, tracker, QuietDisplay())
     tracker.mend()
