@@ -196,7 +196,7 @@ class MadeUpExecutor(InlineExecutor):
 
 
 def made_up_segment(
-    configs: Sequence[TrialConfig], states: Sequence[TrainState] | None, epochs: int, placement: Placement
+    configs: Sequence[TrialConfig], states: Sequence[TrainState] | None, epochs: int, placement: Placement, at_once: int
 ) -> Segment:
     """Logs of as many epochs as were asked for, of losses that fall, and states with no weights."""
     done = states[0].epoch if states else 0

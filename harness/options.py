@@ -14,6 +14,9 @@ DEVICES = ("auto", "cpu", "cuda")
 TRAINERS = ("stacked", "plain")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
+OUTAGE_MINUTES = 30.0
+"""So long a sweep goes on without its store, where nothing else is said."""
+
 EPILOG = """\
 examples:
   python -m harness.study latent_sweep
@@ -49,6 +52,8 @@ class Request:
         dry_run: Only show the trials.
         json: Print the summary as JSON.
         list_studies: Only list the studies.
+        replay: Folder of a journal that is only to be written into its store; empty where a study is to be run.
+        outage_limit: Minutes that a sweep goes on while its store is away.
     """
 
     study: str = ""
@@ -69,6 +74,8 @@ class Request:
     dry_run: bool = False
     json: bool = False
     list_studies: bool = False
+    replay: str = ""
+    outage_limit: float = OUTAGE_MINUTES
 
 
 class _Parser(argparse.ArgumentParser):
@@ -86,7 +93,7 @@ def parse(words: Sequence[str]) -> Request:
         if "\0" in word or not is_text(word):
             raise UserError(f"{shown(word)} on the command line is no text: allowed is UTF-8 without null characters")
     options = _parser().parse_intermixed_args(_check_option_names(list(words)))
-    if not options.study and not options.list:
+    if not options.study and not options.list and not options.replay:
         raise UserError("no study named: give one, such as latent_sweep; python -m harness.study --list shows them")
     return Request(
         study=options.study or "",
@@ -107,6 +114,8 @@ def parse(words: Sequence[str]) -> Request:
         dry_run=options.dry_run,
         json=options.json,
         list_studies=options.list,
+        replay=options.replay or "",
+        outage_limit=Rule(float, low=0).parse("--outage-limit", options.outage_limit),
     )
 
 
@@ -196,6 +205,13 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db in this folder)"
     )
+    where.add_argument(
+        "--outage-limit",
+        default=str(OUTAGE_MINUTES),
+        metavar="MINUTES",
+        help=f"go on for so long while the store is away, with the results in a journal (default {OUTAGE_MINUTES:g})",
+    )
+    where.add_argument("--replay", metavar="PATH", help="only write the journal of this folder into its store; needs no STUDY")
     where.add_argument("--json", action="store_true", help="print the summary as JSON on stdout, everything else on stderr")
     return parser
 

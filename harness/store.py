@@ -7,10 +7,8 @@ import re
 import sqlite3
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
 from http.client import HTTPException
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +20,7 @@ Client = TypeVar("Client")
 SQLITE = "sqlite:///"
 ARTIFACT_FOLDER = "mlruns"
 HEALTH_TIMEOUT_SECONDS = 5
+ASK_TIMEOUT_SECONDS = 2
 
 CHILDREN = """
     SELECT runs.run_uuid, runs.status FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid
@@ -42,6 +41,29 @@ OF_CHILDREN = {
         WHERE tags.key = 'mlflow.parentRunId' AND tags.value = ?
     """,
 }
+
+
+class StoreError(UserError):
+    """A store that is away, or that cannot be written for now.
+
+    Attributes:
+        cause_line: Which store and why.
+    """
+
+    def __init__(self, address: str, cause: str, step: str = "mend it, or name another with --tracking-uri") -> None:
+        """Builds the line.
+
+        Args:
+            address: Of the store, as it may be shown.
+            cause: Why it cannot be used.
+            step: What the user may do.
+        """
+        self.cause_line = f"the tracking store {address} cannot be used: {cause}"
+        super().__init__(f"{self.cause_line}: {step}")
+
+
+class TrashedError(UserError):
+    """A run that somebody has put in MLflow's trash while it was under way."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +140,9 @@ def _without_login(uri: str) -> str:
     return re.sub(r"://.*@", "://", uri)
 
 
-def _check_server(uri: str) -> None:
+def _check_server(uri: str, timeout: float = HEALTH_TIMEOUT_SECONDS) -> None:
     try:
-        with urllib.request.urlopen(f"{_without_login(uri).rstrip('/')}/health", timeout=HEALTH_TIMEOUT_SECONDS):
+        with urllib.request.urlopen(f"{_without_login(uri).rstrip('/')}/health", timeout=timeout):
             return
     except urllib.error.HTTPError as error:
         cause = f"HTTP {error.code} {error.reason}"
@@ -128,10 +150,30 @@ def _check_server(uri: str) -> None:
             return  # alive; what it asks for is MLflow's to give
     except (OSError, ValueError, HTTPException) as error:
         cause = " ".join(str(getattr(error, "reason", error)).split())
-    raise UserError(
-        f"the tracking store {without_password(uri)} cannot be used: no MLflow server answers there ({cause}): "
-        "start it, or name another with --tracking-uri"
-    )
+    step = "start it, or name another with --tracking-uri"
+    raise StoreError(without_password(uri), f"no MLflow server answers there ({cause})", step)
+
+
+def ask_store(uri: str) -> None:
+    """Asks whether a store that was in use a moment ago takes writes, and waits no longer than a sweep can.
+
+    A client of MLflow's would try a dead server for minutes, and a locked database for twenty seconds.
+
+    Raises:
+        StoreError: if it does not; of a store that is neither a server nor a SQLite file nothing is known.
+    """
+    if uri.startswith(("http://", "https://")):
+        _check_server(uri, ASK_TIMEOUT_SECONDS)
+    elif database := database_path(uri):
+        try:
+            connection = sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=ASK_TIMEOUT_SECONDS)
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.rollback()
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            raise StoreError(uri, str(error)) from error
 
 
 def _check_database(uri: str, database: Path) -> None:
@@ -197,42 +239,6 @@ def _read_children(connection: sqlite3.Connection, parent_id: str) -> list[Store
 def is_missing(location: str) -> bool:
     """Whether a file address leads nowhere; other addresses are not looked at."""
     return location.startswith("file:") and not Path(urllib.request.url2pathname(location.removeprefix("file://"))).is_dir()
-
-
-def local_path(uri: str, kind: str, identity: str) -> Path:
-    """Where this machine keeps what belongs to a sweep and is not for MLflow: beside a SQLite store, else in the user's cache.
-
-    Args:
-        uri: Of the store.
-        kind: Name of the folder, such as ``.locks``.
-        identity: Of the sweep.
-    """
-    import platformdirs
-
-    database = database_path(uri)
-    folder = database.parent / ARTIFACT_FOLDER if database else Path(platformdirs.user_cache_dir("harness"))
-    store = database.name if database else sha256(uri.encode()).hexdigest()[:16]
-    return folder / kind / f"{store}.{identity}"
-
-
-@contextmanager
-def claim_sweep(uri: str, identity: str) -> Iterator[None]:
-    """Keeps other commands of this machine off a sweep, until it is over or this process is gone.
-
-    Raises:
-        UserError: if another command has it.
-    """
-    from filelock import FileLock, Timeout
-
-    lock = local_path(uri, ".locks", identity)
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(lock, timeout=0):
-            yield
-    except Timeout:
-        raise UserError(
-            f"the sweep {identity} is being run by another command: wait for it, or change something for another sweep"
-        ) from None
 
 
 def initialise(uri: str, connect: Callable[[str], Client]) -> Client:

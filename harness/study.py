@@ -36,6 +36,8 @@ def main(words: Sequence[str] | None = None) -> int:
         request = options.parse(words)
         if request.list_studies:
             return _list()
+        if request.replay:
+            return _replay(request)
         file = load_study(request.study)
         return _dry_run(file, request) if request.dry_run else _run(file, request, words)
     except UserError as error:
@@ -97,15 +99,18 @@ def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
     if request.executor != "inline":
         executors.prepare(["harness.trial"])  # while this process loads the rest
     from harness import display
+    from harness.claims import private_path
+    from harness.outage import Patience
     from harness.plan import make_plan
     from harness.rounds import Means
-    from harness.store import check_store, default_uri, local_path
+    from harness.store import check_store, default_uri
     from harness.sweep import run_sweep
     from harness.track import MlflowTracker
 
     check_store(request.tracking_uri or default_uri())  # before images are downloaded
     plan = make_plan(file, request)
-    tracker = MlflowTracker(request.tracking_uri)
+    shown = display.open_display()
+    tracker = MlflowTracker(request.tracking_uri, Patience(request.outage_limit, shown.note))
     means = Means(
         executor=request.executor,
         workers=request.workers,
@@ -113,11 +118,28 @@ def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
         fresh=request.fresh,
         retry_failed=request.retry_failed,
         retries=request.retries,
-        checkpoints=local_path(tracker.uri, ".checkpoints", plan.identity),
+        checkpoints=private_path(tracker.uri, ".checkpoints", plan.identity),
     )
-    outcome = run_sweep(plan, means, tracker, display.open_display())
+    outcome = run_sweep(plan, means, tracker, shown)
     _show(plan, tracker, outcome, request, words)
     return SOME_FAILED if outcome.summary.failed else FINISHED
+
+
+def _replay(request: Request) -> int:
+    """Writes what a sweep has left in a journal into its store."""
+    from harness.outage import Patience
+    from harness.replay import replay
+    from harness.rules import user_path
+
+    def note(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    journal = replay(user_path(request.replay), request.tracking_uri, Patience(note=note))
+    print(
+        f"{journal.length} writes of the sweep {journal.header.sweep} are in {journal.header.store} now, and the journal is "
+        "removed; the command that was cut off goes on with the sweep"
+    )
+    return FINISHED
 
 
 def _show(plan: SweepPlan, tracker: Tracker, outcome: SweepOutcome, request: Request, words: Sequence[str]) -> None:

@@ -69,6 +69,7 @@ def run_sweep(plan: SweepPlan, means: Means, tracker: Tracker, display: Display)
                 if means.fresh and means.checkpoints:
                     forget_checkpoints(means.checkpoints)
                 _run_rounds(run, search, trials, records)
+                records = tracker.settle(records)
                 _finish(run, records)
         return SweepOutcome(sweep, _summarize(plan, records), was_finished=not trials, kept=kept)
 

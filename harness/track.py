@@ -1,43 +1,44 @@
-"""Writes a sweep's runs and reads them back. The only file that knows MLflow.
+"""Writes a sweep's runs and reads them back.
 
-A sweep is a parent run, a trial a child run. All writes are batched, with explicit run ids.
+A sweep is a parent run, a trial a child run. All writes are batched, with explicit run ids and times.
 """
 
 from __future__ import annotations
 
-import gc
 import json
-import logging
 import math
-import os
 import platform
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeVar
 
+from harness import provenance
+from harness.claims import HEARTBEAT_SECONDS, check_heartbeat, claim_sweep, heartbeat, journal_folders
 from harness.config import EpochLog, Trial, TrialConfig, TrialRecord, TrialResult
-from harness.provenance import git_state, versions
-from harness.rules import UserError
+from harness.journal import Header, Journal, Write
+from harness.outage import JournaledRuns, Patience, Writer
+from harness.runs import MlflowRuns, connect, explained, find_experiment, no_garbage_collection, source_tags
 from harness.store import (
     StoredRun,
-    artifact_location,
+    absolute,
+    ask_store,
     check_store,
-    claim_sweep,
+    database_path,
     default_uri,
     initialise,
-    is_missing,
     read_children,
     without_password,
 )
 from harness.tracker import OpenSweep, Status, SweepInfo
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-    from mlflow.tracking import MlflowClient
+    from harness.runs import Run
 
 EPOCH_METRICS = {
     "train/mse": "train_mse",
@@ -47,9 +48,10 @@ EPOCH_METRICS = {
 }
 """Metrics with a value an epoch, and the fields of an ``EpochLog`` that they are."""
 
-METRICS_A_BATCH = 1000
 RUNS_A_PAGE = 1000
 LONGEST_TAG = 7000
+BEAT_TAG = "harness.heartbeat"
+DIFF_TAG = "harness.git_diff"
 
 
 Given = ParamSpec("Given")
@@ -64,10 +66,8 @@ def _explained(method: Method[Given, Result]) -> Method[Given, Result]:
     def call(tracker: MlflowTracker, /, *arguments: Given.args, **named: Given.kwargs) -> Result:
         try:
             return method(tracker, *arguments, **named)
-        except UserError:
-            raise
         except Exception as error:  # SQLAlchemy, requests and MLflow each have errors of their own
-            raise _unusable(tracker.uri, error) from error
+            raise explained(tracker.uri, error) from error
 
     return call
 
@@ -75,11 +75,12 @@ def _explained(method: Method[Given, Result]) -> Method[Given, Result]:
 class MlflowTracker:
     """Writes to an MLflow tracking store; a ``Tracker``."""
 
-    def __init__(self, uri: str | None) -> None:
+    def __init__(self, uri: str | None, patience: Patience | None = None) -> None:
         """Checks the store and makes it ready.
 
         Args:
             uri: Of the store; ``MLFLOW_TRACKING_URI`` or ``mlflow.db`` in this folder where it is ``None``.
+            patience: How long to keep writes in a journal while the store is away; not at all where it is ``None``.
 
         Raises:
             UserError: if it cannot be used; says which store and why.
@@ -87,11 +88,19 @@ class MlflowTracker:
         self.uri = uri or default_uri()
         check_store(self.uri)
         try:
-            self._client = initialise(self.uri, _quiet_client)
+            self._client = initialise(self.uri, connect)
         except Exception as error:  # SQLAlchemy, requests and MLflow each have errors of their own
-            raise _unusable(self.uri, error) from None
+            raise explained(self.uri, error) from None
+        self._address = absolute(self.uri)
+        self._runs: Writer = MlflowRuns(self.uri, self._client)
+        self._journaled: JournaledRuns | None = None
+        if patience:
+            shown = without_password(self.uri)
+            self._runs = self._journaled = JournaledRuns(self._runs, shown, lambda: ask_store(self._address), patience)
         self._context: dict[str, str] = {}
         self._info: SweepInfo | None = None
+        self._parent_id = ""
+        self._beat_at = -math.inf
 
     def claim(self, identity: str) -> AbstractContextManager[object]:
         """Keeps other commands of this machine off a sweep.
@@ -106,23 +115,33 @@ class MlflowTracker:
         """Opens the newest sweep of this identity, or a new one.
 
         Runs of trials that were cut off are ended as KILLED and put in MLflow's trash: their trials run again. So are,
-        with ``retry_failed``, those of failed trials.
+        with ``retry_failed``, those of failed trials. What an earlier command has left in a journal is written first.
         """
-        experiment_id, notes = self._experiment(info.study)
-        self._context, self._info = _context_tags(), info
+        experiment_id, notes = find_experiment(self._client, self.uri, info.study)
         parent = None if fresh else self._newest_sweep(experiment_id, info.identity)
+        if self._journaled:
+            header = Header(without_password(self._address), info.identity, experiment_id)
+            if self._journaled.open(header, journal_folders(self._address, info.identity)) and not fresh:
+                parent = self._newest_sweep(experiment_id, info.identity)
+        changes = provenance.git_changes()
+        self._context, self._info = _context_tags(info.device, changes), info
         if parent is None:
-            return OpenSweep(self._new_parent(experiment_id, info), experiment_id, notes=notes)
+            return OpenSweep(self._new_parent(experiment_id, info, changes), experiment_id, notes=notes)
+        if changes and parent.data.tags.get(DIFF_TAG) != self._context[DIFF_TAG]:
+            name = f"study/uncommitted-{self._context[DIFF_TAG][:12]}.diff"
+            self._log_files(parent.info.run_id, {name: provenance.shortened(changes)})
         return self._reopen(parent, notes, retry_failed)
 
     @_explained
     def resume_sweep(self, sweep: OpenSweep) -> None:
         """Says that the sweep is running again."""
-        self._client.update_run(sweep.run_id, status="RUNNING")
+        self._parent_id = sweep.run_id
+        self._set_status(sweep.run_id, "RUNNING")
+        self._beat()
 
     @_explained
     def start_trial(self, sweep: OpenSweep, trial: Trial, name: str, tags: Mapping[str, str]) -> str:
-        """Begins a trial's run; gives its id."""
+        """Begins a trial's run; gives its id, or the key that stands for it until the store is back."""
         info = self._swept()
         all_tags = {
             **self._context,
@@ -135,88 +154,92 @@ class MlflowTracker:
             **_chunked("harness.proposal", trial.proposal),
             **tags,
         }
-        run_id = str(self._client.create_run(sweep.experiment_id, tags=all_tags, run_name=name).info.run_id)
-        self._client.log_batch(run_id, params=_params(trial.config.to_params()))
-        self._client.log_inputs(run_id, datasets=[_dataset_input(info)])
+        run_id = self._create(sweep.experiment_id, name, all_tags)
+        self._runs.write(Write("batch", run_id, {"params": trial.config.to_params()}))
+        self._runs.write(Write("input", run_id, _dataset(info)))
         return run_id
 
     @_explained
     def log_epochs(self, run_id: str, logs: Sequence[EpochLog]) -> None:
         """Adds the logs of some epochs, in one write."""
-        self._log_metrics(
-            run_id, [(name, getattr(log, field), log.epoch) for log in logs for name, field in EPOCH_METRICS.items()]
-        )
+        points = [(name, getattr(log, field), log.epoch) for log in logs for name, field in EPOCH_METRICS.items()]
+        self._log_batch(run_id, points)
+        self._beat()
 
     @_explained
     def finish_trial(self, run_id: str, trial: Trial, result: TrialResult) -> TrialRecord:
         """Writes a trial's numbers and files and ends its run; the end comes last, so that no half is taken for a whole."""
         finals = [(name, value, result.config.epochs) for name, value in result.metrics.items() if name not in EPOCH_METRICS]
         curves = [(name, value, epoch) for name, values in result.curves.items() for epoch, value in enumerate(values, start=1)]
-        self._log_metrics(run_id, finals + curves)
+        self._log_batch(run_id, finals + curves, {"harness.reason": result.reason[:LONGEST_TAG]} if result.reason else {})
         self._log_files(run_id, result.artifacts)
-        if result.reason:
-            self._client.set_tag(run_id, "harness.reason", result.reason[:LONGEST_TAG])
-        self._client.set_terminated(run_id, "FINISHED" if result.status == "finished" else "FAILED")
+        self._set_status(run_id, "FINISHED" if result.status == "finished" else "FAILED")
+        self._beat()
         return TrialRecord(run_id, trial, result.status, _finite(result.metrics), result.reason)
+
+    @_explained
+    def settle(self, records: Mapping[int, TrialRecord]) -> dict[int, TrialRecord]:
+        """Returns when everything is in the store; gives the records with the ids that the store gave their runs.
+
+        Raises:
+            StoreError: if the store stays away for too long.
+        """
+        if self._journaled is None:
+            return dict(records)
+        self._journaled.settle()
+        stored_id = self._journaled.stored_id
+        return {number: replace(record, run_id=stored_id(record.run_id)) for number, record in records.items()}
 
     @_explained
     def stop_trials(self, run_ids: Iterable[str], reason: str) -> None:
         """Ends runs as KILLED, with the reason as a tag."""
         for run_id in run_ids:
-            self._client.set_tag(run_id, "harness.reason", reason)
-            self._client.set_terminated(run_id, "KILLED")
+            self._log_batch(run_id, tags={"harness.reason": reason})
+            self._set_status(run_id, "KILLED")
 
     @_explained
     def finish_sweep(
         self, sweep: OpenSweep, status: Status, metrics: Mapping[str, float], tags: Mapping[str, str], files: Mapping[str, bytes]
     ) -> None:
         """Writes what the sweep came to on its parent run and ends it."""
-        for name, value in tags.items():
-            self._client.set_tag(sweep.run_id, name, value)
-        self._log_metrics(sweep.run_id, [(name, value, 0) for name, value in metrics.items()])
+        self._log_batch(sweep.run_id, [(name, value, 0) for name, value in metrics.items()], tags)
         self._log_files(sweep.run_id, files)
-        self._client.set_terminated(sweep.run_id, status)
+        self._set_status(sweep.run_id, status)
+        self.settle({})
 
     @_explained
     def read_file(self, run_id: str, path: str) -> bytes:
         """Reads back a file of a run."""
-        with tempfile.TemporaryDirectory() as folder:
-            return Path(self._client.download_artifacts(run_id, path, folder)).read_bytes()
+
+        @_explained
+        def read(tracker: MlflowTracker) -> bytes:
+            with tempfile.TemporaryDirectory() as folder:
+                return Path(tracker._client.download_artifacts(run_id, path, folder)).read_bytes()
+
+        return self._journaled.read(lambda: read(self)) if self._journaled else read(self)
+
+    @_explained
+    def write_journal(self, journal: Journal, patience: Patience) -> None:
+        """Writes what a journal holds and ends, as KILLED, the runs of its sweep that were cut off."""
+        header = journal.header
+        JournaledRuns(self._runs, header.store, lambda: ask_store(self._address), patience).replay(journal)
+        wanted = f"tags.`harness.sweep` = '{header.sweep}' and attributes.status = 'RUNNING'"
+        while runs := self._client.search_runs([header.experiment_id], wanted, max_results=RUNS_A_PAGE):
+            self.stop_trials([run.info.run_id for run in runs], "interrupted")
 
     def _swept(self) -> SweepInfo:
         if self._info is None:
             raise RuntimeError("open_sweep comes before start_trial")
         return self._info
 
-    def _experiment(self, name: str) -> tuple[str, tuple[str, ...]]:
-        """Finds or creates the experiment; gives its id and what the user should know of it."""
-        wanted = artifact_location(self.uri, name)
-        experiment = self._client.get_experiment_by_name(name)
-        if experiment is None:
-            return str(self._client.create_experiment(name, artifact_location=wanted)), ()
-        if experiment.lifecycle_stage == "deleted":
-            raise UserError(
-                f"experiment {name!r} is in MLflow's trash in {without_password(self.uri)}: restore it with "
-                f"'mlflow experiments restore -x {experiment.experiment_id}', or use another store with --tracking-uri"
-            )
-        found = experiment.artifact_location
-        if wanted and found.startswith("mlflow-artifacts:"):
-            raise UserError(
-                f"experiment {name!r} keeps its files at {found}, which only an MLflow server can write: "
-                f"rename it in MLflow, or use another store with --tracking-uri"
-            )
-        note = f"experiment {name!r} keeps its files at {found}, not beside the store at {wanted}"
-        moved = bool(wanted) and found.rstrip("/") != wanted
-        if moved and is_missing(found):
-            raise UserError(f"{note}, and there is no such folder: move it back, or use another store with --tracking-uri")
-        return str(experiment.experiment_id), (note,) if moved else ()
-
     def _newest_sweep(self, experiment_id: str, identity: str) -> Run | None:
         wanted = f"tags.`harness.kind` = 'sweep' and tags.`harness.sweep` = '{identity}'"
         runs = self._client.search_runs([experiment_id], wanted, order_by=["attributes.start_time DESC"], max_results=1)
+        if runs and runs[0].info.status == "RUNNING":
+            check_heartbeat(identity, runs[0].data.tags.get(BEAT_TAG, ""))
         return runs[0] if runs else None
 
-    def _new_parent(self, experiment_id: str, info: SweepInfo) -> str:
+    def _new_parent(self, experiment_id: str, info: SweepInfo, changes: str) -> str:
         tags = {
             **self._context,
             "harness.kind": "sweep",
@@ -226,10 +249,12 @@ class MlflowTracker:
             "harness.device": info.device,
             "mlflow.note.content": info.question,
         }
-        run_id = str(self._client.create_run(experiment_id, tags=tags, run_name=info.title).info.run_id)
-        self._client.log_inputs(run_id, datasets=[_dataset_input(info)])
-        self._log_files(run_id, info.files)
-        return run_id
+        run_id = self._create(experiment_id, info.title, tags)
+        self._runs.write(Write("input", run_id, _dataset(info)))
+        diff = {"study/uncommitted.diff": provenance.shortened(changes)} if changes else {}
+        self._log_files(run_id, {**info.files, **diff})
+        self.settle({})  # trials name their parent by the id that the store gave it
+        return self._journaled.stored_id(run_id) if self._journaled else run_id
 
     def _reopen(self, parent: Run, notes: tuple[str, ...], retry_failed: bool) -> OpenSweep:
         kept = ("FINISHED",) if retry_failed else ("FINISHED", "FAILED")
@@ -264,63 +289,42 @@ class MlflowTracker:
         """What ``read_children`` gives, from any store."""
         wanted, token = f"tags.`mlflow.parentRunId` = '{parent_id}'", None
         while True:
-            with _no_garbage_collection():
+            with no_garbage_collection():
                 page = self._client.search_runs([experiment_id], wanted, max_results=RUNS_A_PAGE, page_token=token)
             yield from map(_stored, page)
             token = page.token
             if not token:
                 return
 
-    def _log_metrics(self, run_id: str, points: Sequence[tuple[str, float, int]]) -> None:
-        from mlflow.entities import Metric
+    def _create(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
+        content = {"experiment_id": experiment_id, "name": name, "tags": dict(tags), "time": _now()}
+        return self._runs.write(Write("create", uuid.uuid4().hex, content))
 
-        now = int(time.time() * 1000)
-        metrics = [Metric(name, float(value), now, step) for name, value, step in points if math.isfinite(value)]
-        for start in range(0, len(metrics), METRICS_A_BATCH):
-            self._client.log_batch(run_id, metrics=metrics[start : start + METRICS_A_BATCH])
+    def _log_batch(
+        self, run_id: str, points: Iterable[tuple[str, float, int]] = (), tags: Mapping[str, str] | None = None
+    ) -> None:
+        """Writes metrics, those that are finite, and tags."""
+        now = _now()
+        metrics = [(name, float(value), now, step) for name, value, step in points if math.isfinite(value)]
+        if metrics or tags:
+            self._runs.write(Write("batch", run_id, {"metrics": metrics, "tags": dict(tags or {})}))
 
     def _log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
-        if not files:
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
-                path = Path(folder) / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-            self._client.log_artifacts(run_id, folder)
+        if files:
+            self._runs.write(Write("files", run_id, files=files))
+
+    def _set_status(self, run_id: str, status: str) -> None:
+        self._runs.write(Write("status", run_id, {"status": status, "time": _now()}))
+
+    def _beat(self) -> None:
+        """Says on the parent run, from time to time, that this machine runs the sweep; a SQLite file has a lock for that."""
+        if self._parent_id and database_path(self.uri) is None and time.monotonic() - self._beat_at > HEARTBEAT_SECONDS:
+            self._beat_at = time.monotonic()
+            self._log_batch(self._parent_id, tags={BEAT_TAG: heartbeat()})
 
 
-def _quiet_client(uri: str) -> MlflowClient:
-    """A client that reports no usage and says nothing on the terminal, and whose store has answered once."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    from mlflow.tracking import MlflowClient
-
-    for name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
-        logging.getLogger(name).setLevel(logging.ERROR)
-    client = MlflowClient(tracking_uri=uri)
-    client.search_experiments(max_results=1)
-    return client
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """MLflow makes some two hundred objects of a run: to look through them all again and again is most of reading them."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _unusable(uri: str, error: Exception) -> UserError:
-    cause = " ".join(str(error).replace(uri, without_password(uri)).split())[:200] or type(error).__name__
-    return UserError(
-        f"the tracking store {without_password(uri)} cannot be used: {cause}: mend it, or name another with --tracking-uri"
-    )
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
 def _stored(run: Run) -> StoredRun:
@@ -338,30 +342,21 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
-def _params(values: Mapping[str, str]) -> list[Any]:
-    from mlflow.entities import Param
-
-    return [Param(name, value) for name, value in values.items()]
-
-
-def _dataset_input(info: SweepInfo) -> Any:
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    digest = info.data_fingerprint[:36]  # the longest that MLflow takes; the tag has it whole
+def _dataset(info: SweepInfo) -> dict[str, str]:
+    digest = info.data_fingerprint[:36]  # the longest that MLflow takes; the source has it whole
     source = json.dumps({"name": info.dataset, "sha256": info.data_fingerprint})
-    dataset = Dataset(name=info.dataset, digest=digest, source_type="harness", source=source)
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+    return {"name": info.dataset, "digest": digest, "source": source}
 
 
-def _context_tags() -> dict[str, str]:
+def _context_tags(device: str, changes: str) -> dict[str, str]:
     """Who and what made the runs, in MLflow's own words where it has them."""
-    from mlflow.tracking.context.registry import resolve_tags
-
-    commit, dirty = git_state()
-    tags = {str(name): str(value) for name, value in resolve_tags().items()}
+    commit, dirty = provenance.git_state()
+    tags = {**source_tags(), "harness.host": platform.node(), "harness.device_name": provenance.device_name(device)}
     if commit:
         tags |= {"mlflow.source.git.commit": commit, "harness.git_dirty": "true" if dirty else "false"}
-    return tags | {"harness.host": platform.node(), "harness.versions": json.dumps(versions())}
+    if changes:
+        tags[DIFF_TAG] = provenance.digest(changes)
+    return tags | {"harness.versions": json.dumps(provenance.versions())}
 
 
 def _chunked(name: str, text: str) -> dict[str, str]:

@@ -81,6 +81,9 @@ class Tracker(Protocol):
     def finish_trial(self, run_id: str, trial: Trial, result: TrialResult) -> TrialRecord:
         """Writes a trial's numbers and files and ends its run."""
 
+    def settle(self, records: Mapping[int, TrialRecord]) -> dict[int, TrialRecord]:
+        """Returns when everything is written; gives the records with the ids that their runs have then."""
+
     def stop_trials(self, run_ids: Iterable[str], reason: str) -> None:
         """Ends runs whose trials did not come to an end."""
 
@@ -139,6 +142,10 @@ class NullTracker:
         record = TrialRecord(run_id, trial, result.status, result.metrics, result.reason)
         self._parents[run_id].records[trial.number] = record
         return record
+
+    def settle(self, records: Mapping[int, TrialRecord]) -> dict[int, TrialRecord]:
+        """Has everything written at any time."""
+        return dict(records)
 
     def stop_trials(self, run_ids: Iterable[str], reason: str) -> None:
         """Ends runs whose trials did not come to an end."""

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from harness.config import StudyConfig, TrialConfig
 from harness.library import StudyFile
@@ -34,3 +41,69 @@ def torch_settings() -> tuple[object, ...]:
 
     deterministic, filled = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
     return torch.get_num_threads(), deterministic, filled, torch.backends.mkldnn.matmul.fp32_precision
+
+
+TIMES = ("cost/train_seconds", "cost/samples_per_second")
+"""Metrics that no two runs share."""
+
+
+def stored_trials(uri: str) -> dict[str, tuple[Any, ...]]:
+    """All that a store holds of every trial, by number: status, params, files and each metric's whole history.
+
+    Fails where a trial has several runs, or anything of it is still running.
+    """
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri)
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    runs = list(client.search_runs(experiments, "tags.`harness.kind` = 'trial'", max_results=1000))
+    assert len({run.data.tags["harness.trial"] for run in runs}) == len(runs)
+    assert not client.search_runs(experiments, "attributes.status = 'RUNNING'", run_view_type=3)
+    found = {}
+    for run in runs:
+        names = [name for name in run.data.metrics if name not in TIMES]
+        points = {name: [(each.step, each.value) for each in client.get_metric_history(run.info.run_id, name)] for name in names}
+        files = sorted(file.path for file in client.list_artifacts(run.info.run_id))
+        found[run.data.tags["harness.trial"]] = (run.info.status, run.data.params, files, points)
+    return found
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """Another process has a write lock on a SQLite file."""
+    code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN EXCLUSIVE')"
+    command = [sys.executable, "-c", f"{code}; print('locked', flush=True); sys.stdin.read()", str(database)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        try:
+            yield
+        finally:
+            process.communicate()
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A disk of its own in a folder; skips the test where this user may not mount one."""
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"this user may not mount a disk: {mounted.stderr.decode().strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Fills the disk of a folder to its last byte; gives the file that does."""
+    path = folder / "filler"
+    with path.open("wb", buffering=0) as file:
+        try:
+            while file.write(b"0" * 4096):
+                pass
+        except OSError:
+            pass
+    return path

@@ -7,9 +7,13 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from harness.study import main
-from tests.support import ROOT
+from tests.support import ROOT, locked, stored_trials
 
 SMALL = ["latent_sweep", "--set", "latent_size=2,3", "--set", "architecture=base,linear", "--seeds", "2", "--epochs", "2"]
 SMALL += ["--train-size", "64", "--set", "transfer_epochs=2", "--set", "draws=2", "--device", "cpu"]
@@ -56,6 +60,48 @@ def numbers(folder: Path) -> dict[str, dict[str, float]]:
         for run in trials(folder)
         if run.info.status == "FINISHED"
     }
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    """Reads what the command says up to the line with a text; gives all of it."""
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if text in line:
+            return "".join(lines)
+    raise AssertionError(f"{text!r} is not in {''.join(lines)!r}")
+
+
+@contextmanager
+def server(folder: Path, port: int) -> Iterator[str]:
+    """A real MLflow server on a folder, killed at the end; gives its address."""
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files")]
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "-w", "1", *store]
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            _wait_for(f"http://127.0.0.1:{port}/health")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, ...]]:
+    """What the small sweep leaves in a store that is always there."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run(SMALL, folder)
+    return stored_trials(f"sqlite:///{folder}/mlflow.db")
 
 
 def test_json_is_alone_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,14 +216,60 @@ def test_ctrl_c_stops_with_exit_code_130_and_the_command_that_resumes(tmp_path: 
 
 
 @pytest.mark.slow
+def test_a_server_that_is_stopped_and_started_again_gets_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, tuple[Any, ...]]
+) -> None:
+    """Training goes on without it; afterwards every run and every point is there once, and the user was told of both."""
+    for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    port = free_port()
+    with server(tmp_path, port) as address:
+        process = start([*SMALL, "--json", "--tracking-uri", address], tmp_path)
+        read_until(process, "[1/8")
+    with process:
+        before = read_until(process, "[7/8")
+        with server(tmp_path, port):
+            out, err = process.communicate(timeout=200)
+            assert process.returncode == 0, err
+            assert stored_trials(address) == undisturbed
+            client = MlflowClient(address)
+            (parent,) = client.search_runs(["1"], "tags.`harness.kind` = 'sweep'")
+            best = [value for name, value in parent.data.tags.items() if name.startswith("harness.best.")]
+            assert {client.get_run(run_id).info.status for run_id in (parent.info.run_id, *best)} == {"FINISHED"}
+            beat = json.loads(parent.data.tags["harness.heartbeat"])
+            assert beat["pid"] == process.pid
+            client.update_run(parent.info.run_id, status="RUNNING")
+            client.set_tag(parent.info.run_id, "harness.heartbeat", json.dumps({**beat, "host": "elsewhere", "at": time.time()}))
+            _, refused = run([*SMALL, "--tracking-uri", address], tmp_path, code=2)
+            assert f"process {process.pid} on elsewhere, last heard of" in refused
+    assert re.search(rf"note: the tracking store {address} cannot be used: no MLflow server answers there .*kept in", before)
+    assert "the tracking store is back" in err
+    assert json.loads(out)["trials"] == {"total": 8, "finished": 8, "failed": 0}
+    assert list(tmp_path.rglob("writes.jsonl")) == []
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_while_its_store_is_away_goes_on_from_its_journal(
+    tmp_path: Path, undisturbed: dict[str, tuple[Any, ...]]
+) -> None:
+    """SIGKILL of all its processes, then the same command: what had ended meanwhile is not trained again."""
+    process = start(SMALL, tmp_path)
+    read_until(process, "[1/8")
+    with locked(tmp_path / "mlflow.db"):
+        assert "database is locked" in read_until(process, "[6/8")
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    _, err = run(SMALL, tmp_path)
+    assert re.search(r"\d+ writes of an earlier command were in a journal", err)
+    kept = re.findall(r"8 trials, (\d) done before", err)
+    assert kept >= ["5"]
+    assert stored_trials(f"sqlite:///{tmp_path}/mlflow.db") == undisturbed
+
+
+@pytest.mark.slow
 def test_plain_mlflow_ui_shows_the_runs_also_when_it_was_started_first(tmp_path: Path) -> None:
     """A server that a user started in the empty folder serves the sweep's runs and files afterwards."""
-    import socket
-    import urllib.request
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "-w", "1"]
     with subprocess.Popen(
@@ -199,8 +291,6 @@ def test_plain_mlflow_ui_shows_the_runs_also_when_it_was_started_first(tmp_path:
 
 
 def _wait_for(address: str) -> None:
-    import urllib.request
-
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:

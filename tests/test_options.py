@@ -244,3 +244,11 @@ def test_a_study_refuses_what_it_cannot_take(study: StudyConfig, words: list[str
     with pytest.raises(UserError) as caught:
         apply(parse([study.name, *words]), study)
     assert all(part in str(caught.value) for part in parts), str(caught.value)
+
+
+def test_a_journal_is_replayed_without_a_study() -> None:
+    """``--replay`` needs no study; the limit of an outage is in minutes, and half an hour where nothing is said."""
+    request = parse(["--replay", "mlruns/.journal/x"])
+    assert (request.study, request.replay, request.outage_limit) == ("", "mlruns/.journal/x", 30.0)
+    assert parse(["latent_sweep", "--outage-limit", "0.5"]).outage_limit == 0.5
+    assert parse(["latent_sweep"]).replay == ""

@@ -38,12 +38,13 @@ LEVELS = (
         "display",
         "tracker",
         "store",
+        "journal",
         "provenance",
         "interrupts",
     },
-    {"splits", "stacks", "search", "track", "numerics"},
-    {"train", "transfer_stack"},
-    {"material", "train_stack", "checkpoints"},
+    {"splits", "stacks", "search", "claims", "runs", "outage", "numerics"},
+    {"train", "transfer_stack", "track"},
+    {"material", "train_stack", "checkpoints", "replay"},
     {"measures"},
     {"artifacts", "plan"},
     {"trial", "report"},
@@ -54,7 +55,7 @@ LEVELS = (
 """A module imports from lower levels only."""
 
 OWNERS = {
-    "mlflow": {"track"},
+    "mlflow": {"runs"},
     "optuna": {"search"},
     "matplotlib": {"figures"},
     "rich": {"display"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import math
 import multiprocessing
@@ -18,6 +19,7 @@ from mlflow.tracking import MlflowClient
 
 from harness.config import EpochLog, Trial, TrialResult
 from harness.models import resolve
+from harness.provenance import device_name
 from harness.rules import UserError
 from harness.store import StoredRun, read_children
 from harness.track import MlflowTracker
@@ -37,9 +39,10 @@ RESULT = TrialResult(
 
 
 @pytest.fixture(autouse=True)
-def _store(tmp_path: Path, empty_store: Path) -> None:
-    """A store with its tables made, in the folder of the test."""
+def _store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store with its tables made, in the folder of the test, and a checkout without changes."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.setattr("harness.provenance.git_changes", lambda: "")
 
 
 @pytest.fixture(params=["mlflow", "null"])
@@ -137,6 +140,53 @@ def test_runs_look_in_mlflow_as_the_design_says(client: MlflowClient) -> None:
     parent = client.get_run(sweep.run_id)
     assert (parent.data.tags["harness.kind"], parent.info.run_name) == ("sweep", "tiny on digits")
     assert [file.path for file in client.list_artifacts(sweep.run_id, "study")] == ["study/tiny.py"]
+
+
+def test_no_number_that_is_not_finite_is_written_anywhere(client: MlflowClient) -> None:
+    """Neither of an epoch, nor at the end, nor in a curve, nor on the parent run: the points beside it are all there."""
+    sweep, run_id = begin(tracker := MlflowTracker(None))
+    tracker.log_epochs(run_id, [LOGS[0], EpochLog(2, math.nan, math.inf, -math.inf, 1e-3, 0.1)])
+    curves = {"transfer/frozen/test_loss": (2.0, math.nan, 1.5, math.inf)}
+    metrics = {"reconstruction_loss": math.nan, "test/r2": -math.inf, "latent/dead_units": 1.0}
+    record = tracker.finish_trial(run_id, Trial(0, CONFIG), TrialResult(CONFIG, "failed", metrics, curves, reason="nan"))
+    tracker.finish_sweep(sweep, "FAILED", {"reconstruction_loss": math.inf, "trials/total": 1}, {}, {})
+    assert record.metrics == {"latent/dead_units": 1.0}
+    names = {"train/mse", "train/loss", "val/mse", "train/learning_rate", "transfer/frozen/test_loss", "latent/dead_units"}
+    assert client.get_run(run_id).data.metrics.keys() == names
+    assert [each.step for each in client.get_metric_history(run_id, "val/mse")] == [1]
+    assert [each.step for each in client.get_metric_history(run_id, "train/learning_rate")] == [1, 2]
+    assert [(m.step, m.value) for m in client.get_metric_history(run_id, "transfer/frozen/test_loss")] == [(1, 2.0), (3, 1.5)]
+    assert client.get_run(sweep.run_id).data.metrics == {"trials/total": 1}
+
+
+def test_changes_that_are_not_committed_are_kept(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The difference lies on the parent run, those of later commands beside it; every run has the digest of its own."""
+    monkeypatch.setattr("harness.provenance.git_changes", lambda: "+1")
+    sweep, first = begin(MlflowTracker(None))
+    monkeypatch.setattr("harness.provenance.git_changes", lambda: "+2")
+    _, second = begin(tracker := MlflowTracker(None), number=1)
+    digests = [client.get_run(run_id).data.tags["harness.git_diff"] for run_id in (sweep.run_id, first, second)]
+    assert digests == [hashlib.sha256(text).hexdigest() for text in (b"+1", b"+1", b"+2")]
+    assert tracker.read_file(sweep.run_id, "study/uncommitted.diff") == b"+1\n"
+    assert tracker.read_file(sweep.run_id, f"study/uncommitted-{digests[2][:12]}.diff") == b"+2\n"
+
+
+def test_every_run_says_what_made_it(client: MlflowClient) -> None:
+    """Host, device and its model, versions, seeds and the images' fingerprint, on the parent run and on a trial's."""
+    sweep, run_id = begin(MlflowTracker(None))
+    for each in (sweep.run_id, run_id):
+        run = client.get_run(each)
+        assert {
+            "harness.host",
+            "harness.device",
+            "harness.device_name",
+            "harness.versions",
+            "mlflow.source.name",
+        } <= run.data.tags.keys()
+        assert run.data.tags["harness.device_name"] == device_name("cpu")
+        (entry,) = run.inputs.dataset_inputs
+        assert json.loads(entry.dataset.source)["sha256"] == INFO.data_fingerprint
+    assert {"seed", "split_seed"} <= client.get_run(run_id).data.params.keys()
 
 
 def test_files_lie_beside_the_store_and_plain_mlflow_finds_them(tmp_path: Path) -> None:

@@ -1,0 +1,195 @@
+"""Single writes on runs of an MLflow store. The only file that knows MLflow.
+
+Every write may be done twice: MLflow keeps a metric's point of one time, step and value once, and a new run carries its key.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.journal import Write
+from harness.rules import UserError
+from harness.store import StoreError, TrashedError, artifact_location, is_missing, without_password
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as Run
+    from mlflow.tracking import MlflowClient
+
+KEY_TAG = "harness.key"
+"""The tag with a run's key: by it a run is found whose creation was answered by nobody."""
+
+METRICS_A_BATCH = 1000
+
+REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
+"""In MLflow's words: the store is there, and does not take what it was given. It will not take it later either."""
+
+MISTAKES = (TypeError, ValueError, LookupError, AttributeError)
+
+
+class MlflowRuns:
+    """Writes to an MLflow store; a ``Writer``."""
+
+    def __init__(self, uri: str, client: MlflowClient) -> None:
+        """Takes the address of a store and a client that is connected to it."""
+        self.uri, self.client = uri, client
+
+    def write(self, write: Write, again: bool = False) -> str:
+        """Does a write; gives the run's id.
+
+        Raises:
+            StoreError: if the store is away, or cannot be written for now.
+            TrashedError: if the run is in MLflow's trash.
+            UserError: if the store does not take it.
+        """
+        try:
+            return self._find_or_create(write, again) if write.kind == "create" else self._change(write)
+        except Exception as error:  # SQLAlchemy, requests and MLflow each have errors of their own
+            raise explained(self.uri, error) from error
+
+    def _find_or_create(self, write: Write, again: bool) -> str:
+        content = write.content
+        if again and (run := self._find(content["experiment_id"], write.run_id)):
+            return str(run.info.run_id)
+        tags = {**content["tags"], KEY_TAG: write.run_id}
+        run = self.client.create_run(content["experiment_id"], start_time=content["time"], tags=tags, run_name=content["name"])
+        return str(run.info.run_id)
+
+    def _find(self, experiment_id: str, key: str) -> Run | None:
+        found = self.client.search_runs(
+            [experiment_id], f"tags.`{KEY_TAG}` = '{key}'", run_view_type=3, max_results=1
+        )  # trash too
+        return found[0] if found else None
+
+    def _change(self, write: Write) -> str:
+        try:
+            if write.kind == "batch":
+                self._log_batch(write.run_id, write.content)
+            elif write.kind == "input":
+                self.client.log_inputs(write.run_id, datasets=[_dataset_input(write.content)])
+            elif write.kind == "files":
+                self._log_files(write.run_id, write.files)
+            else:
+                self._set_status(write.run_id, write.content["status"], write.content["time"])
+        except Exception as error:
+            if _code(error) in REFUSALS and self.client.get_run(write.run_id).info.lifecycle_stage == "deleted":
+                raise TrashedError(f"run {write.run_id} was put in MLflow's trash while its trial was under way") from error
+            raise
+        return write.run_id
+
+    def _log_batch(self, run_id: str, content: Mapping[str, Any]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        metrics = [Metric(*point) for point in content.get("metrics", ())]
+        params = [Param(name, value) for name, value in content.get("params", {}).items()]
+        tags = [RunTag(name, value) for name, value in content.get("tags", {}).items()]
+        if params or tags:
+            self.client.log_batch(run_id, params=params, tags=tags)
+        for start in range(0, len(metrics), METRICS_A_BATCH):
+            self.client.log_batch(run_id, metrics=metrics[start : start + METRICS_A_BATCH])
+
+    def _log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                path = Path(folder) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self.client.log_artifacts(run_id, folder)
+
+    def _set_status(self, run_id: str, status: str, time: int) -> None:
+        if status == "RUNNING":
+            self.client.update_run(run_id, status=status)
+        else:
+            self.client.set_terminated(run_id, status, end_time=time)
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client that reports no usage and says nothing on the terminal, and whose store has answered once.
+
+    It does not try a dead server for long: whoever writes asks again later.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    from mlflow.tracking import MlflowClient
+
+    for name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # an error is ours to tell
+    client = MlflowClient(tracking_uri=uri)
+    client.search_experiments(max_results=1)
+    return client
+
+
+def find_experiment(client: MlflowClient, uri: str, name: str) -> tuple[str, tuple[str, ...]]:
+    """Finds or creates the experiment; gives its id and what the user should know of it."""
+    wanted = artifact_location(uri, name)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        return str(client.create_experiment(name, artifact_location=wanted)), ()
+    if experiment.lifecycle_stage == "deleted":
+        raise UserError(
+            f"experiment {name!r} is in MLflow's trash in {without_password(uri)}: restore it with "
+            f"'mlflow experiments restore -x {experiment.experiment_id}', or use another store with --tracking-uri"
+        )
+    found = experiment.artifact_location
+    if wanted and found.startswith("mlflow-artifacts:"):
+        raise UserError(
+            f"experiment {name!r} keeps its files at {found}, which only an MLflow server can write: "
+            f"rename it in MLflow, or use another store with --tracking-uri"
+        )
+    note = f"experiment {name!r} keeps its files at {found}, not beside the store at {wanted}"
+    moved = bool(wanted) and found.rstrip("/") != wanted
+    if moved and is_missing(found):
+        raise UserError(f"{note}, and there is no such folder: move it back, or use another store with --tracking-uri")
+    return str(experiment.experiment_id), (note,) if moved else ()
+
+
+def source_tags() -> dict[str, str]:
+    """Who and what makes the runs, in MLflow's own words."""
+    from mlflow.tracking.context.registry import resolve_tags
+
+    return {str(name): str(value) for name, value in resolve_tags().items()}
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """MLflow makes some two hundred objects of a run: to look through them all again and again is most of reading them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def explained(uri: str, error: Exception) -> UserError:
+    """Turns whatever a store raises into one line that says which store and why.
+
+    Returns:
+        A ``StoreError``, unless the store has answered that it does not take what it was given.
+    """
+    if isinstance(error, UserError):
+        return error
+    cause = " ".join(str(error).replace(uri, without_password(uri)).split())[:200] or type(error).__name__
+    away = StoreError(without_password(uri), cause)
+    return UserError(str(away)) if _code(error) in REFUSALS or isinstance(error, MISTAKES) else away
+
+
+def _code(error: Exception) -> str:
+    return str(getattr(error, "error_code", ""))
+
+
+def _dataset_input(content: Mapping[str, str]) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(name=content["name"], digest=content["digest"], source_type="harness", source=content["source"])
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
