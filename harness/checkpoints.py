@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.config import EpochLog, TrialConfig, fingerprint
+from harness.disk import write_whole
 from harness.train import Arrays, TrainState
 
 HEADER = "header"
@@ -32,17 +32,7 @@ def write_checkpoint(path: Path, states: Sequence[TrainState]) -> None:
         OSError: if it cannot be written, such as on a full disk; nothing is left of the attempt.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    try:
-        with draft.open("wb") as file:
-            np.savez(file, allow_pickle=False, **_arrays(states))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    write_whole(path, lambda file: np.savez(file, allow_pickle=False, **_arrays(states)))
 
 
 def _arrays(states: Sequence[TrainState]) -> Arrays:
@@ -55,20 +45,6 @@ def _arrays(states: Sequence[TrainState]) -> Arrays:
         for name, array in getattr(state, kind).items()
     }
     return {HEADER: np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays}
-
-
-def _sync_folder(folder: Path) -> None:
-    """Has the new name of a file on the disk as well; not every system can open a folder for that."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
 
 
 def read_checkpoint(path: Path, members: int) -> list[TrainState] | None:

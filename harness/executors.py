@@ -21,6 +21,10 @@ EXIT_SECONDS = 10
 """How long a worker that has broken off is waited for, to know how it ended."""
 
 
+STARTS = 3
+"""How often a worker process is started for a task at the most."""
+
+
 class WorkerDiedError(Exception):
     """A worker process ended while it had this task; says how it ended."""
 
@@ -127,14 +131,18 @@ class ProcessExecutor:
                 self._submit_to(worker, call).add_done_callback(partial(self._take_result, worker, call))
 
     def _submit_to(self, worker: _Worker, call: _Call) -> Future[Any]:
+        """Hands a task to a worker; starts another process where the worker's has died without a task, or dies as it starts."""
+        failed: Future[Any] = Future()
         with _interrupts_held(), _environment("GLIBC_TUNABLES", HUGE_PAGES):
-            try:
-                return self._start(worker).submit(call.function, *call.arguments)
-            except BrokenProcessPool:  # it died while it had nothing to do
-                worker.pool = None
-                return self._start(worker).submit(call.function, *call.arguments)
-            finally:
-                worker.processes = list(((worker.pool and worker.pool._processes) or {}).values())
+            for _ in range(STARTS):
+                try:
+                    return self._start(worker).submit(call.function, *call.arguments)
+                except (BrokenProcessPool, OSError, EOFError) as error:
+                    worker.pool, last = None, error
+                finally:
+                    worker.processes = list(((worker.pool and worker.pool._processes) or {}).values())
+        failed.set_exception(BrokenProcessPool(f"no worker process can be started: {last}"))
+        return failed
 
     def _start(self, worker: _Worker) -> ProcessPoolExecutor:
         if worker.pool is None:
@@ -182,7 +190,7 @@ def _how_it_ended(processes: Sequence[Any]) -> str:
             )
         if code is not None:
             return f"a worker process ended with exit code {code}"
-    return "a worker process died"
+    return "no worker process could be started"
 
 
 def prepare(modules: Sequence[str]) -> None:

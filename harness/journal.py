@@ -12,10 +12,12 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
+from harness.disk import sync_folder, write_whole
 from harness.rules import UserError
 
 FORMAT = 1
@@ -88,7 +90,7 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             shutil.rmtree(folder / FILES, ignore_errors=True)  # of a journal that was removed half-way
             (folder / FILES).mkdir()
-            _write_whole(folder / LINES, line)
+            write_whole(folder / LINES, lambda file: file.write(line))
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise _unwritable(folder, error) from None
@@ -162,9 +164,9 @@ class Journal:
         try:
             draft.mkdir()
             for place, content in enumerate(files.values()):
-                _write_whole(draft / str(place), content)
+                write_whole(draft / str(place), partial(_fill, content))
             draft.rename(whole)
-            _sync(whole.parent)
+            sync_folder(whole.parent)
         except OSError:
             shutil.rmtree(draft, ignore_errors=True)
             raise
@@ -180,6 +182,10 @@ class Journal:
         return content
 
 
+def _fill(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
+
+
 def _as_line(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content).encode() + b"\n"
 
@@ -189,28 +195,6 @@ def _is_whole(line: bytes) -> bool:
         return line.endswith(b"\n") and isinstance(json.loads(line), dict)
     except ValueError:
         return False
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Writes a file under another name, and renames it when it is on the disk."""
-    draft = path.with_name(f"{path.name}.part")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(path)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Has the names in a folder on the disk, where the system can."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unwritable(folder: Path, error: OSError) -> JournalError:

@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,6 +125,28 @@ def test_a_worker_that_dies_without_a_task_is_replaced() -> None:
         time.sleep(0.2)
         number, other = executor.submit(_number_and_process).result(60)
     assert (number, other != process) == ("0", True)
+
+
+@pytest.mark.parametrize(("deaths", "comes"), [(1, True), (executors.STARTS, False)])
+def test_a_worker_that_dies_as_it_starts_is_started_again(deaths: int, comes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few times; then the task has its error, and nobody waits for ever."""
+    left = [EOFError("unexpected EOF")] * deaths
+    plain = ProcessPoolExecutor.submit
+
+    def submit(pool: ProcessPoolExecutor, *arguments: Any) -> Any:
+        if left:
+            raise left.pop()
+        return plain(pool, *arguments)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", submit)
+    with ProcessExecutor(1) as executor:
+        future = executor.submit(divmod, 7, 3)
+        if comes:
+            assert future.result(60) == (2, 1)
+        else:
+            with pytest.raises(WorkerDiedError, match="no worker process could be started"):
+                future.result(60)
+        assert executor.submit(divmod, 8, 3).result(60) == (2, 2)
 
 
 def test_a_task_that_waits_can_be_cancelled() -> None:

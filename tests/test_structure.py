@@ -18,7 +18,7 @@ from harness.search import SAMPLERS
 from tests.support import ROOT
 
 LEVELS = (
-    {"rules"},
+    {"rules", "disk"},
     {"config", "downloads", "arrays", "folders"},
     {
         "datasets",
