@@ -33,13 +33,21 @@ def processes_of(group: int) -> list[int]:
 
 def kill_some(coordinator: int, whom: str, choice: random.Random) -> None:
     """SIGKILL of the coordinator, of one of the other processes, or of all at once."""
-    others = [process for process in processes_of(coordinator) if process != coordinator]
+    others = [process for process in processes_of(coordinator) if process != coordinator and _is_ours(process)]
     if whom == "all":
         os.killpg(coordinator, signal.SIGKILL)
     elif whom == "coordinator" or not others:
         os.kill(coordinator, signal.SIGKILL)
     else:
         os.kill(choice.choice(others), signal.SIGKILL)
+
+
+def _is_ours(process: int) -> bool:
+    """Whether it is a worker, or the process that they are forks of; Python's own keeper of semaphores is not."""
+    try:
+        return b"multiprocessing.forkserver" in Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 @pytest.mark.slow
