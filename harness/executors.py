@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import connection, get_all_start_methods, get_context, parent_process
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 EXIT_SECONDS = 10
 """How long a worker that has broken off is waited for, to know how it ended."""
@@ -136,7 +136,7 @@ class ProcessExecutor:
         with _interrupts_held(), _environment("GLIBC_TUNABLES", HUGE_PAGES):
             for _ in range(STARTS):
                 try:
-                    return self._start(worker).submit(call.function, *call.arguments)
+                    return _submit_to_pool(self._start(worker), call)
                 except (BrokenProcessPool, OSError, EOFError) as error:
                     worker.pool, last = None, error
                 finally:
@@ -177,6 +177,18 @@ class ProcessExecutor:
                 process.kill()
         for pool in pools:
             pool.shutdown(wait=error is None, cancel_futures=True)
+
+
+def _submit_to_pool(pool: ProcessPoolExecutor, call: _Call) -> Future[Any]:
+    """Submits a task, and leaves the writing end of the pipe for results to the worker alone.
+
+    As long as another process has it open, who reads a result in the middle of which the worker was killed waits for ever.
+    """
+    future = pool.submit(call.function, *call.arguments)
+    writer = cast(Any, pool)._result_queue._writer
+    if not writer.closed:
+        writer.close()
+    return future
 
 
 def _how_it_ended(processes: Sequence[Any]) -> str:

@@ -114,6 +114,28 @@ def test_a_worker_that_dies_takes_one_task_with_it(end: Callable[[int, int], Non
     assert process > 0
 
 
+def test_a_worker_killed_in_the_middle_of_a_result_is_noticed() -> None:
+    """A result of which only the beginning has come is no result, and nobody waits for the rest."""
+    with ProcessExecutor(1) as executor:
+        with pytest.raises(WorkerDiedError, match="SIGKILL"):
+            executor.submit(_die_while_sending, 2**26).result(60)
+        assert executor.submit(divmod, 8, 3).result(60) == (2, 2)
+
+
+def _die_while_sending(size: int) -> bytes:
+    """Kills the worker a moment after it has begun to send its result, of which the pipe holds a part only."""
+    from multiprocessing.connection import Connection
+
+    plain = Connection._send
+
+    def send(connection: Connection, buffer: memoryview, *arguments: Any) -> None:
+        plain(connection, memoryview(buffer)[: len(buffer) // 2], *arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Connection._send = send  # type: ignore[method-assign]
+    return bytes(size)
+
+
 def test_a_worker_that_dies_without_a_task_is_replaced() -> None:
     """Nothing is lost, and nobody is told."""
     with ProcessExecutor(1) as executor:
