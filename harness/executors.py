@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import connection, get_all_start_methods, get_context, parent_process
+from multiprocessing import connection, get_all_start_methods, get_context, parent_process, resource_tracker
 from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
@@ -196,6 +196,7 @@ def _how_it_ended(processes: Sequence[Any]) -> str:
     for process in processes:
         process.join(EXIT_SECONDS)
         code = process.exitcode
+        process.kill()  # where it is the pipe that broke: nobody else ends a worker, which takes no SIGTERM
         if code is not None and code < 0:
             return f"a worker process was killed by {signal.Signals(-code).name}" + (
                 " (out of memory?)" if -code == signal.SIGKILL else ""
@@ -226,11 +227,15 @@ def _start_method() -> str:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Keeps Ctrl-C from a process that starts now until it can leave it to the coordinator, which gets it afterwards."""
+    """Keeps Ctrl-C and SIGTERM from a process that starts now and leaves them to the coordinator, which gets them afterwards.
+
+    A terminal and a batch queue send them to all processes at once.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    resource_tracker.ensure_running()  # which lets both signals through again when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -251,13 +256,14 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 
 def _start_worker(number: int) -> None:
-    """Numbers the worker, leaves Ctrl-C to the coordinator, and makes sure that no worker outlives it.
+    """Numbers the worker, leaves Ctrl-C and SIGTERM to the coordinator, and makes sure that no worker outlives it.
 
     What was loaded before it started is left out of garbage collection, which would write to memory that workers share.
     """
     gc.freeze()
     os.environ[WORKER] = str(number)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number_of_signal in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number_of_signal, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True).start()

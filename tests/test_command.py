@@ -198,16 +198,19 @@ def test_a_sweep_killed_at_any_moment_ends_with_the_same_numbers(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_with_exit_code_130_and_the_command_that_resumes(tmp_path: Path) -> None:
-    """No run is left running, what has ended is kept, and the same command finishes the sweep."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_stops_with_exit_code_130_and_the_command_that_resumes(number: signal.Signals, tmp_path: Path) -> None:
+    """So does SIGTERM, also to all processes at once: no worker dies, no run is left running, what has ended is kept."""
     with start(SMALL, tmp_path) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "[1/8]" in line:
                 break
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, number)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert "stopping: what the workers have begun is finished" in err
+    assert "a worker process" not in err
     assert "interrupted; the same command resumes: python -m harness.study latent_sweep" in err
     assert "Traceback" not in err
     assert "RUNNING" not in {each.info.status for each in trials(tmp_path)}
