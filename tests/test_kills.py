@@ -42,6 +42,15 @@ def kill_some(coordinator: int, whom: str, choice: random.Random) -> None:
         os.kill(choice.choice(others), signal.SIGKILL)
 
 
+def outcome_of(process: subprocess.Popen[str]) -> str:
+    """Waits for a command and gives its stderr; one that hangs is ended, for otherwise the test would wait for ever."""
+    try:
+        return process.communicate(timeout=300)[1]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise AssertionError(f"the command hangs: {process.communicate()[1]}") from None
+
+
 def _is_ours(process: int) -> bool:
     """Whether it is a worker, or the process that they are forks of; Python's own keeper of semaphores is not."""
     try:
@@ -70,11 +79,14 @@ def test_kills_at_random_instants_change_no_number(tmp_path: Path) -> None:
             with start(SMALL, folder) as process:
                 whom = choice.choice(["coordinator", "worker", "all"]) if kills < KILLS else ""
                 try:
-                    process.communicate(timeout=choice.uniform(2, 9) if whom else 300)
+                    if whom:
+                        process.communicate(timeout=choice.uniform(2, 9))
+                    else:
+                        outcome_of(process)
                 except subprocess.TimeoutExpired:
                     kill_some(process.pid, whom, choice)
                     kills += 1
-                    _, err = process.communicate(timeout=300)
+                    err = outcome_of(process)
                     assert "Traceback" not in err, err
                 is_finished = process.returncode == 0
                 assert process.returncode in (0, -signal.SIGKILL), whom
