@@ -151,6 +151,8 @@ class ProcessExecutor:
 
     def _take_result(self, worker: _Worker, call: _Call, done: Future[Any]) -> None:
         """Passes a result on, after the worker has its next task; replaces a worker that died."""
+        if done.cancelled():  # the executor is over, and nobody waits for it
+            return
         error = done.exception()
         if isinstance(error, BrokenProcessPool):
             error = WorkerDiedError(_how_it_ended(worker.processes))
