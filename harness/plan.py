@@ -19,7 +19,7 @@ from harness.options import Request
 from harness.rules import UserError, unknown
 from harness.search import SamplerSearch, check_sampler
 
-RESULTS_VERSION = 3
+RESULTS_VERSION = 4
 """Raised whenever a change of the harness changes a trial's numbers, so that old and new ones are never mixed."""
 
 

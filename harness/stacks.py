@@ -62,6 +62,7 @@ class StackedConvolution(Twin):
         self.padding, self.output_padding = cast(Pair, layer.padding), cast(Pair, layer.output_padding)
         weight = self.get_parameter("weight")
         weight.data = weight.data.permute(0, 2, 3, 4, 1).contiguous().permute(0, 4, 1, 2, 3)  # small side innermost
+        self.norms: list[StackedBatchNorm] = []  # in a list: not a child, its weights keep their own names
 
     @staticmethod
     def takes(layer: nn.Module) -> bool:
@@ -73,9 +74,18 @@ class StackedConvolution(Twin):
 
     def forward(self, maps: Tensor) -> Tensor:
         """(K * B, C, H, W) to (K * B, C', H', W')."""
+        weight: Tensor = self.get_parameter("weight")
         bias = cast(Tensor | None, self._parameters.get("bias"))
+        for norm in [] if self.training else self.norms:
+            weight, bias = self._normalized(weight, bias, norm)
         geometry = self._geometry((maps.shape[2], maps.shape[3]))
-        return convolve(maps, self.get_parameter("weight"), bias, geometry, self.transposed, self.operands())
+        return convolve(maps, weight, bias, geometry, self.transposed, self.operands())
+
+    def _normalized(self, weight: Tensor, bias: Tensor | None, norm: StackedBatchNorm) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the convolution and the batch norm after it as the one affine map that they are in evaluation."""
+        scale, shift = norm.affine()
+        per_channel = scale[:, None, :] if self.transposed else scale[:, :, None]
+        return weight * per_channel[..., None, None], shift if bias is None else torch.addcmul(shift, bias, scale)
 
     def _geometry(self, size: Pair) -> Geometry:
         along = zip(size, self.kernel, self.stride, self.padding, self.output_padding, strict=True)
@@ -92,7 +102,8 @@ class StackedBatchNorm(Twin):
     def __init__(self, layers: Sequence[nn.Module], dtype: torch.dtype) -> None:
         super().__init__(layers, dtype)
         layer = cast(nn.BatchNorm2d, layers[0])
-        self.eps, self.momentum, self.rectified = layer.eps, cast(float, layer.momentum), False
+        self.eps, self.momentum = layer.eps, cast(float, layer.momentum)
+        self.rectified = self.folded = False
 
     @staticmethod
     def takes(layer: nn.Module) -> bool:
@@ -103,17 +114,24 @@ class StackedBatchNorm(Twin):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Keeps the shape (K * B, C, ...)."""
+        if self.folded and not self.training:
+            return maps.relu_() if self.rectified else maps
         last = maps.movedim(1, -1)
         rows = last.reshape(self.members, -1, last.shape[-1])
-        weight, bias = self.get_parameter("weight").unsqueeze(1), self.get_parameter("bias").unsqueeze(1)
         if self.training:
+            weight, bias = self.get_parameter("weight").unsqueeze(1), self.get_parameter("bias").unsqueeze(1)
             normal, mean, variance = cast(tuple[Tensor, ...], _Normalize.apply(rows, weight, bias, self.eps, self.rectified))
             self._follow(mean, variance, rows.shape[1])
         else:
-            scale = weight * (self.get_buffer("running_var").unsqueeze(1) + self.eps).rsqrt()
-            normal = torch.addcmul(bias - self.get_buffer("running_mean").unsqueeze(1) * scale, rows, scale)
+            scale, shift = (each.unsqueeze(1) for each in self.affine())
+            normal = torch.addcmul(shift, rows, scale)
             normal = normal.relu_() if self.rectified else normal
         return normal.view(last.shape).movedim(-1, 1)
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """What it is in evaluation: the scale and the shift of every member's channels, (K, C)."""
+        scale = self.get_parameter("weight") * (self.get_buffer("running_var") + self.eps).rsqrt()
+        return scale, self.get_parameter("bias") - self.get_buffer("running_mean") * scale
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
@@ -247,11 +265,13 @@ def _owner(net: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def _fused(layers: dict[str, nn.Module | None]) -> dict[str, nn.Module | None]:
-    """Leaves the ReLU after a batch norm to the batch norm."""
+    """Leaves the ReLU after a batch norm to the batch norm, and the batch norm after a convolution, in evaluation, to that."""
     for before, name in pairwise(layers):
-        norm = layers[before]
-        if isinstance(norm, StackedBatchNorm) and type(layers[name]) is nn.ReLU:
-            norm.rectified = True
+        first, second = layers[before], layers[name]
+        if isinstance(first, StackedConvolution) and isinstance(second, StackedBatchNorm):
+            first.norms, second.folded = [second], True
+        if isinstance(first, StackedBatchNorm) and type(second) is nn.ReLU:
+            first.rectified = True
             layers[name] = nn.Identity()
     return layers
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
@@ -293,6 +294,22 @@ def test_every_convolution_with_a_twin_is_its_members(kind: str) -> None:
     members = [CONVOLUTIONS[kind]() for _ in range(3)]
     net = assert_stack_is_its_members(members, random_like(3 * BATCH, 4, 5, 8) - 0.5)
     assert isinstance(net, StackedConvolution)
+
+
+@pytest.mark.parametrize("rectified", [True, False])
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_in_evaluation_a_convolution_takes_over_the_norm_after_it(kind: str, rectified: bool) -> None:
+    """One affine map of statistics that are not 0 and 1: the members' outputs, and their gradients in training."""
+    torch.manual_seed(0)
+    members = []
+    for _ in range(3):
+        layer = cast(nn.Conv2d, CONVOLUTIONS[kind]())
+        norm = nn.BatchNorm2d(layer.out_channels)
+        for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+            tensor.uniform_(0.5, 2.0)
+        members.append(nn.Sequential(layer, norm, *([nn.ReLU()] if rectified else [])))
+    net = assert_stack_is_its_members(members, random_like(3 * BATCH, 4, 5, 8) - 0.5)
+    assert net[0].norms == [net[1]]
 
 
 @pytest.mark.parametrize("kind", REFUSED)
