@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,8 +36,12 @@ def write_checkpoint(path: Path, states: Sequence[TrainState]) -> None:
 
 
 def _arrays(states: Sequence[TrainState]) -> Arrays:
-    """Every array by ``<member>/<kind>/<name>``, and all else as JSON."""
-    header = [{"epoch": state.epoch, "failure": state.failure, "logs": [asdict(log) for log in state.logs]} for state in states]
+    """Every array by ``<member>/<kind>/<name>``; all else, and which arrays there are, as JSON."""
+    header = [
+        {"epoch": state.epoch, "failure": state.failure, "logs": [asdict(log) for log in state.logs]}
+        | {kind: list(getattr(state, kind)) for kind in KINDS}
+        for state in states
+    ]
     arrays = {
         f"{member}/{kind}/{name}": array
         for member, state in enumerate(states)
@@ -63,20 +67,19 @@ def read_checkpoint(path: Path, members: int) -> list[TrainState] | None:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             header = json.loads(file[HEADER].tobytes())
-            parts: list[dict[str, Arrays]] = [{kind: {} for kind in KINDS} for _ in header]
-            for key in file.files:
-                if key != HEADER:
-                    member, kind, name = key.split("/", 2)
-                    parts[int(member)][kind][name] = file[key]
-        states = [
-            TrainState(each["epoch"], **own, logs=tuple(EpochLog(**log) for log in each["logs"]), failure=each["failure"])
-            for each, own in zip(header, parts, strict=True)
-        ]
-    except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+            states = [_state(member, each, file) for member, each in enumerate(header)]
+    except Exception as error:  # what reads a broken archive may raise anything
+        raise ValueError(f"{path} is damaged: {' '.join(str(error).split()) or type(error).__name__}") from error
     if len(states) != members:
         raise ValueError(f"{path} has {len(states)} members, not {members}")
     return states
+
+
+def _state(member: int, header: Mapping[str, Any], arrays: Mapping[str, Any]) -> TrainState:
+    """One member's state: all arrays that its header names, or an error."""
+    own: dict[str, Arrays] = {kind: {name: arrays[f"{member}/{kind}/{name}"] for name in header[kind]} for kind in KINDS}
+    logs = tuple(EpochLog(**log) for log in header["logs"])
+    return TrainState(header["epoch"], **own, logs=logs, failure=header["failure"])
 
 
 def forget_checkpoints(folder: Path) -> None:
