@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import logging
 import os
 import re
 import signal
@@ -17,8 +19,9 @@ from typing import Any
 
 import pytest
 
-from harness import executors
-from harness.executors import EXECUTORS, HUGE_PAGES, ProcessExecutor, WorkerDiedError
+from harness import executors, workers
+from harness.executors import EXECUTORS, NoWorkerError, ProcessExecutor, WorkerDiedError
+from harness.workers import HUGE_PAGES
 from tests.support import ROOT
 
 
@@ -80,7 +83,7 @@ def _is_loaded(module: str) -> bool:
 def test_what_is_prepared_is_loaded_once_for_all_workers() -> None:
     """Workers have the modules without loading them, and the process that asked has not loaded them at all."""
     before = dict(os.environ)
-    executors.prepare(["tabnanny", "a_module_that_is_not_there"])
+    workers.prepare(["tabnanny", "a_module_that_is_not_there"])
     assert dict(os.environ) == before
     with ProcessExecutor(2) as executor:
         loaded = [executor.submit(_is_loaded, "tabnanny").result(60) for _ in range(2)]
@@ -94,9 +97,10 @@ def test_what_is_prepared_is_loaded_once_for_all_workers() -> None:
     [
         (os.kill, signal.SIGKILL, "was killed by SIGKILL (out of memory?)"),
         (os.kill, signal.SIGSEGV, "was killed by SIGSEGV"),
+        (os.kill, 40, "was killed by signal 40"),
         (_exit, 3, "ended with exit code 3"),
     ],
-    ids=["killed", "segmentation fault", "exit"],
+    ids=["killed", "segmentation fault", "signal without a name", "exit"],
 )
 def test_a_worker_that_dies_takes_one_task_with_it(end: Callable[[int, int], None], number: int, words: str) -> None:
     """The error says how it ended; tasks that wait and other workers go on, and the worker is replaced under its number."""
@@ -151,8 +155,8 @@ def test_a_worker_that_dies_without_a_task_is_replaced() -> None:
 
 @pytest.mark.parametrize(("deaths", "comes"), [(1, True), (executors.STARTS, False)])
 def test_a_worker_that_dies_as_it_starts_is_started_again(deaths: int, comes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few times; then the task has its error, and nobody waits for ever."""
-    left = [EOFError("unexpected EOF")] * deaths
+    """A few times; then the task has the system's own reason, and nobody waits for ever."""
+    left = [OSError(errno.EAGAIN, "Resource temporarily unavailable")] * deaths
     plain = ProcessPoolExecutor.submit
 
     def submit(pool: ProcessPoolExecutor, *arguments: Any) -> Any:
@@ -166,9 +170,23 @@ def test_a_worker_that_dies_as_it_starts_is_started_again(deaths: int, comes: bo
         if comes:
             assert future.result(60) == (2, 1)
         else:
-            with pytest.raises(WorkerDiedError, match="no worker process could be started"):
+            with pytest.raises(NoWorkerError, match=r"can be started \(BlockingIOError: .*Resource temporarily unavailable\): "):
                 future.result(60)
         assert executor.submit(divmod, 8, 3).result(60) == (2, 2)
+
+
+def _warn(words: str) -> int:
+    logging.getLogger("harness.some").warning("%s of %d", words, 2)
+    return 3
+
+
+@pytest.mark.parametrize("name", list(EXECUTORS))
+def test_what_a_task_logs_is_logged_here(name: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+    """Once, with its own name; no worker writes on the terminal beside the coordinator."""
+    with EXECUTORS[name](1) as executor:
+        assert executor.submit(_warn, "words").result(60) == 3
+    assert caplog.record_tuples == [("harness.some", logging.WARNING, "words of 2")]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_task_that_waits_can_be_cancelled() -> None:
@@ -185,7 +203,7 @@ def _end_self(end: Callable[[int, int], None], number: int) -> None:
 
 
 def _number_and_process() -> tuple[str, int]:
-    return os.environ[executors.WORKER], os.getpid()
+    return os.environ[workers.WORKER], os.getpid()
 
 
 def test_workers_do_not_outlive_a_killed_coordinator(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.support import ROOT
 
 LEVELS = (
     {"rules", "disk"},
-    {"config", "downloads", "arrays", "folders"},
+    {"config", "downloads", "arrays", "folders", "workers"},
     {
         "datasets",
         "models",
