@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -55,7 +56,9 @@ class GridSearch:
         params = {name: getattr(trial.config, name) for name in self._axes}
         if record := self._ended.get(trial.number):
             _check_same(record, trial.config)
-        return _entry(record, params, self._axes, self._objectives)
+            values = objective_values(record, self._objectives)
+            return _entry(params, self._axes, values, TrialState.COMPLETE if values else TrialState.FAIL)
+        return _entry(params, self._axes, None, TrialState.RUNNING)
 
 
 class SamplerSearch:
@@ -78,6 +81,7 @@ class SamplerSearch:
         self._sampler = SAMPLERS[study.sampler]
         self._results = dict(ended)
         self._round: dict[int, optuna.Trial] = {}
+        self._directions = directions
         self.study = _new_study(directions, self._new_sampler(0))
 
     def next_round(self) -> list[Trial]:
@@ -87,8 +91,10 @@ class SamplerSearch:
             numbers = range(first, min(first + self._config.round_size, total))
             if not self._sampler.keeps_state and all(number in self._results for number in numbers):
                 for number in numbers:
-                    self._restore(self._results[number])
+                    self.study.add_trial(self._restored(self._results[number]))
                 continue
+            if self._sampler.failures == "infeasible":
+                self._mark_failures(first)
             self.study.sampler = self._new_sampler(first)
             proposed = [self._propose(number) for number in numbers]
             if any(trial.number not in self._results for trial in proposed):
@@ -102,10 +108,31 @@ class SamplerSearch:
     def _close_round(self) -> int:
         """Tells Optuna the round's results in order; gives the number of trials asked so far."""
         for number in sorted(self._round):
-            values = objective_values(self._results[number], self._config.objectives)
-            self.study.tell(number, values, state=TrialState.COMPLETE if values else TrialState.FAIL)
+            values = told_values(self._results[number], self._config.objectives)
+            self.study.tell(number, values, state=TrialState.COMPLETE if values else self._failed_state)
         self._round = {}
         return len(self.study.get_trials(deepcopy=False))
+
+    @property
+    def _failed_state(self) -> TrialState:
+        return TrialState.PRUNED if self._sampler.failures == "without value" else TrialState.FAIL
+
+    def _mark_failures(self, count: int) -> None:
+        """Builds the study anew, where any of the first trials has failed, with a constraint that those violate.
+
+        Such a sampler has a model of each constraint beside that of the objectives, for which it needs a value of every
+        trial: that of a failed one stands for nothing, and is the mean of the others.
+        """
+        values = [told_values(self._results[number], self._config.objectives) for number in range(count)]
+        finished = [each for each in values if each]
+        if not finished or len(finished) == count:
+            return
+        stand_in = [statistics.fmean(each) for each in zip(*finished, strict=True)]
+        self.study = _new_study(self._directions)
+        for number, own in enumerate(values):
+            entry = self._restored(self._results[number], stand_in)
+            entry.set_constraint("failed", -1.0 if own else 1.0)
+            self.study.add_trial(entry)
 
     def _propose(self, number: int) -> Trial:
         asked = self.study.ask()
@@ -132,10 +159,11 @@ class SamplerSearch:
             raise UserError(f"{where} gives {config!r}: allowed is a TrialConfig")
         return config
 
-    def _restore(self, record: TrialRecord) -> None:
+    def _restored(self, record: TrialRecord, stand_in: list[float] | None = None) -> FrozenTrial:
         proposal = json.loads(record.trial.proposal)
         distributions = {name: json_to_distribution(text) for name, text in proposal["distributions"].items()}
-        self.study.add_trial(_entry(record, proposal["params"], distributions, self._config.objectives))
+        values = told_values(record, self._config.objectives) or stand_in
+        return _entry(proposal["params"], distributions, values, TrialState.COMPLETE if values else self._failed_state)
 
     def _new_sampler(self, asked: int) -> optuna.samplers.BaseSampler:
         seed = int(fingerprint([self._config.sweep_seed, asked]), 16) % 2**31
@@ -157,6 +185,11 @@ def objective_values(record: TrialRecord, objectives: Sequence[str]) -> list[flo
     if record.status != "finished" or any(value is None for value in values):
         return None
     return [float(value) for value in values if value is not None]
+
+
+def told_values(record: TrialRecord, objectives: Sequence[str]) -> list[float] | None:
+    """What a sampler is told of an ended trial: the first that became of it, on which its next proposals were built."""
+    return None if record.failed_before else objective_values(record, objectives)
 
 
 def check_sampler(study: StudyConfig) -> None:
@@ -185,23 +218,22 @@ def _check_same(record: TrialRecord, config: TrialConfig) -> None:
 
 
 def _entry(
-    record: TrialRecord | None, params: dict[str, Any], distributions: dict[str, BaseDistribution], objectives: Sequence[str]
+    params: dict[str, Any], distributions: dict[str, BaseDistribution], values: list[float] | None, state: TrialState
 ) -> FrozenTrial:
-    """A trial to add to an Optuna study: ended as its record says, or under way where there is none.
+    """A trial to add to an Optuna study.
 
     Not by ``create_trial``, which compares every distribution with a copy of itself, value by value: of a long axis that
     costs more than all else.
     """
-    values = objective_values(record, objectives) if record else None
     now = datetime.now()
     return FrozenTrial(
         number=-1,  # the study gives it one, and an id
         trial_id=-1,
-        state=(TrialState.COMPLETE if values else TrialState.FAIL) if record else TrialState.RUNNING,
+        state=state,
         value=None,
         values=values,
         datetime_start=now,
-        datetime_complete=now if record else None,
+        datetime_complete=now if state.is_finished() else None,
         params=params,
         distributions=distributions,
         user_attrs={},
@@ -219,17 +251,22 @@ class Sampler:
         keeps_state: Whether it keeps more in the study than the trials' parameters and values, so that a resumed sweep
             has to ask for the earlier rounds again instead of adding their trials.
         several_objectives: Whether it takes more than one.
+        failures: How it learns of a failed trial. Most look at none that Optuna calls failed, and a model then proposes
+            the same place again and again. ``"without value"`` says that the trial was stopped: it is among the bad ones,
+            and has no value. ``"infeasible"`` says that it violates a constraint. ``"left out"`` is enough where the
+            next trials descend from those that came to something, or from none.
     """
 
     make: Callable[[int], optuna.samplers.BaseSampler]
     keeps_state: bool = False
     several_objectives: bool = True
+    failures: Literal["left out", "without value", "infeasible"] = "left out"
 
 
 SAMPLERS: dict[str, Sampler] = {
     "random": Sampler(lambda seed: optuna.samplers.RandomSampler(seed=seed)),
-    "tpe": Sampler(lambda seed: optuna.samplers.TPESampler(seed=seed)),
-    "gp": Sampler(lambda seed: optuna.samplers.GPSampler(seed=seed)),
+    "tpe": Sampler(lambda seed: optuna.samplers.TPESampler(seed=seed), failures="without value"),
+    "gp": Sampler(lambda seed: optuna.samplers.GPSampler(seed=seed), failures="infeasible"),
     "cmaes": Sampler(
         lambda seed: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
         keeps_state=True,

@@ -22,10 +22,9 @@ from harness.plan import SweepPlan, make_plan
 from harness.rounds import Means
 from harness.sweep import SweepOutcome, run_sweep
 from harness.tracker import NullTracker
-from tests.support import TINY, make_study_file
+from tests.support import TIMES, TINY, make_study_file
 
 INLINE = Means(executor="inline")
-TIMES = ("cost/train_seconds", "cost/samples_per_second")
 
 
 class QuietDisplay:
@@ -197,6 +196,7 @@ def test_failed_trials_run_again_when_asked_for(tmp_path: Path) -> None:
     before = len(tracker.statuses)
     again = run(plan, replace(INLINE, retry_failed=True), tracker)
     assert (again.kept, len(again.summary.failed), len(tracker.statuses)) == (1, 1, before + 1)
+    assert again.summary.failed[0].failed_before
 
 
 def test_a_sweep_in_which_all_fails_is_failed(tmp_path: Path) -> None:
