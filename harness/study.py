@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness import executors, options
+from harness import options, workers
 from harness.library import StudyFile, list_studies, load_study
 from harness.options import Request
 from harness.rules import UserError
@@ -97,9 +97,10 @@ def _dry_run(file: StudyFile, request: Request) -> int:
 
 def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
     if request.executor != "inline":
-        executors.prepare(["harness.trial"])  # while this process loads the rest
+        workers.prepare(["harness.trial"])  # while this process loads the rest
     from harness import display
     from harness.claims import private_path
+    from harness.interrupts import stopping_on_signals
     from harness.outage import Patience
     from harness.plan import make_plan
     from harness.rounds import Means
@@ -110,17 +111,18 @@ def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
     check_store(request.tracking_uri or default_uri())  # before images are downloaded
     plan = make_plan(file, request)
     shown = display.open_display()
-    tracker = MlflowTracker(request.tracking_uri, Patience(request.outage_limit, shown.note))
-    means = Means(
-        executor=request.executor,
-        workers=request.workers,
-        group_size=request.group_size,
-        fresh=request.fresh,
-        retry_failed=request.retry_failed,
-        retries=request.retries,
-        checkpoints=private_path(tracker.uri, ".checkpoints", plan.identity),
-    )
-    outcome = run_sweep(plan, means, tracker, shown)
+    with stopping_on_signals(shown.note) as stop:
+        tracker = MlflowTracker(request.tracking_uri, Patience(request.outage_limit, shown.note, stop))
+        means = Means(
+            executor=request.executor,
+            workers=request.workers,
+            group_size=request.group_size,
+            fresh=request.fresh,
+            retry_failed=request.retry_failed,
+            retries=request.retries,
+            checkpoints=private_path(tracker.uri, ".checkpoints", plan.identity),
+        )
+        outcome = run_sweep(plan, means, tracker, shown, stop)
     _show(plan, tracker, outcome, request, words)
     return SOME_FAILED if outcome.summary.failed else FINISHED
 

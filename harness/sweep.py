@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from harness.config import Trial, TrialRecord
 from harness.display import Display
 from harness.executors import EXECUTORS
 from harness.groups import choose_workers
-from harness.interrupts import stopping_on_signals
 from harness.measures import METRICS
 from harness.plan import SweepPlan
 from harness.rounds import EVALUATION_SHARE, Means, Run, run_round, trial_name
@@ -49,14 +49,23 @@ class Search(Protocol):
         """Takes a result."""
 
 
-def run_sweep(plan: SweepPlan, means: Means, tracker: Tracker, display: Display) -> SweepOutcome:
+def run_sweep(
+    plan: SweepPlan, means: Means, tracker: Tracker, display: Display, stop: threading.Event | None = None
+) -> SweepOutcome:
     """Runs a sweep to its end, or goes on with it.
+
+    Args:
+        plan: What to run.
+        means: How.
+        tracker: Where the results go.
+        display: Who is told.
+        stop: Is set when the sweep is to come to a good place and stop there.
 
     Raises:
         UserError: if another command runs it, or the tracking store or a search space cannot be used.
-        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the runs under way were ended as interrupted.
+        KeyboardInterrupt: if it was to stop, or on Ctrl-C, after the runs under way were ended as interrupted.
     """
-    with stopping_on_signals(display.note) as stop, tracker.claim(plan.identity):
+    with tracker.claim(plan.identity):
         sweep = tracker.open_sweep(_info(plan), means.fresh, means.retry_failed)
         for note in sweep.notes:
             display.note(f"note: {note}")
@@ -65,7 +74,7 @@ def run_sweep(plan: SweepPlan, means: Means, tracker: Tracker, display: Display)
         trials = search.next_round()
         if trials or not sweep.was_finished:
             tracker.resume_sweep(sweep)
-            with _left_in_order(run := Run(plan, means, tracker, display, sweep, stop)):
+            with _left_in_order(run := Run(plan, means, tracker, display, sweep, stop or threading.Event())):
                 if means.fresh and means.checkpoints:
                     forget_checkpoints(means.checkpoints)
                 _run_rounds(run, search, trials, records)
