@@ -14,7 +14,7 @@ from harness.artifacts import STRIPS_FILE
 from harness.config import TrialRecord
 from harness.figures import LineFigure, Series
 from harness.measures import METRICS, TRANSFER_MODES
-from harness.report import Row, Summary
+from harness.tables import Row, Summary
 
 ReadFile = Callable[[str, str], bytes]
 """From a run id and a path to the file's content."""
