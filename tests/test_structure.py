@@ -43,9 +43,9 @@ LEVELS = (
         "interrupts",
     },
     {"splits", "stacks", "search", "claims", "runs", "outage", "numerics"},
-    {"train", "transfer_stack", "track"},
-    {"material", "train_stack", "checkpoints", "replay"},
-    {"measures"},
+    {"train", "transfer_stack", "reader"},
+    {"material", "train_stack", "checkpoints", "track"},
+    {"measures", "replay"},
     {"artifacts", "plan"},
     {"trial", "tables"},
     {"pictures", "rounds"},
@@ -65,7 +65,7 @@ OWNERS = {
     "pandas": {"tables"},
     "PIL": {"figures", "folders"},
     "safetensors": {"artifacts"},
-    "sqlite3": {"store"},
+    "sqlite3": {"store", "reader"},
 }
 """The modules that may know an outside library."""
 
