@@ -143,4 +143,5 @@ def _info(plan: SweepPlan) -> SweepInfo:
         data_fingerprint=plan.placement.data_fingerprint,
         device=plan.placement.device,
         files={f"study/{plan.study.name}.py": plan.source.encode()},
+        objectives=plan.study.objectives,
     )

@@ -202,6 +202,7 @@ class MlflowTracker:
             "harness.dataset": info.dataset,
             "harness.data_fingerprint": info.data_fingerprint,
             "harness.device": info.device,
+            "harness.objectives": ", ".join(info.objectives),
             "mlflow.note.content": info.question,
         }
         run_id = self._create(experiment_id, info.title, tags)

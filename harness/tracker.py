@@ -25,6 +25,7 @@ class SweepInfo:
         data_fingerprint: SHA-256 of the dataset.
         device: On which the trials compute.
         files: Contents by path, kept on the parent run.
+        objectives: The metrics that the sweep optimises.
     """
 
     study: str
@@ -35,6 +36,7 @@ class SweepInfo:
     data_fingerprint: str
     device: str
     files: Mapping[str, bytes] = field(default_factory=dict)
+    objectives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
