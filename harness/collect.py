@@ -148,7 +148,7 @@ class _Tree:
             target.parent.mkdir(parents=True, exist_ok=True)
             if leads_outside(target, self._folder):
                 raise UserError(f"{target} is a link that leads out of {self._folder}: take it out, or choose another folder")
-            write_whole(target, lambda file: file.write(content))
+            write_whole(target, content)
         except OSError as error:
             cause = error.strerror or str(error)
             raise UserError(f"{target} cannot be written: {cause}: mend that, then the same command goes on") from error

@@ -11,6 +11,7 @@ What is slow to load is imported where it is first needed, so that ``--help`` an
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
-    from harness.layout import Comparison
-    from harness.reader import StoreReader
+    from harness.reader import StoredRun, StoreReader
+    from harness.sheets import Comparison
     from harness.sweeps import StoredSweep
 
 FINISHED, WRONG_INPUT, INTERRUPTED = 0, 2, 130
-DEFAULT_OBJECTIVES = ("val/mse",)
 LONGEST_TABLE = 40
+LISTED = ("sweep", "study", "dataset", "trials", "status", "began", "run")
 
 
 def load(*studies: str, where: str = "", tracking_uri: str | None = None) -> pd.DataFrame:
@@ -91,7 +92,7 @@ def _run(request: Request) -> int:
 
     reader = open_reader(request.tracking_uri)
     if request.list_sweeps:
-        return _list(reader)
+        return _list(reader, request.format == "json")
     sweeps = _find(reader, request.studies, request.where)
     if request.download:
         _download(reader, sweeps, request.download)
@@ -114,31 +115,30 @@ def _find(reader: StoreReader, studies: Sequence[str], where: str) -> list[Store
     return list(sweeps.values())
 
 
-def _list(reader: StoreReader) -> int:
+def _list(reader: StoreReader, as_json: bool) -> int:
     """Prints every sweep of the store."""
     from harness import display
     from harness.sweeps import all_sweeps
 
-    rows = [
-        [
-            parent.tags["harness.sweep"],
-            study,
-            parent.tags.get("harness.dataset", "-"),
-            f"{parent.metrics.get('trials/finished', 0):.0f}" if "trials/finished" in parent.metrics else "-",
-            parent.status.lower(),
-            f"{datetime.fromtimestamp(parent.began / 1000):%Y-%m-%d %H:%M}",
-            parent.run_id,
-        ]
-        for study, parent in all_sweeps(reader)
-    ]
-    display.print_table("Sweeps, the newest first", ["sweep", "study", "dataset", "trials", "status", "began", "run"], rows, 7)
+    rows = [_listed(study, parent) for study, parent in all_sweeps(reader)]
+    if as_json:
+        print(json.dumps([dict(zip(LISTED, row, strict=True)) for row in rows], indent=2))
+    else:
+        display.print_table("Sweeps, the newest first", LISTED, rows, len(LISTED))
     return FINISHED
+
+
+def _listed(study: str, parent: StoredRun) -> tuple[str, ...]:
+    tags, ended = parent.tags, parent.metrics.get("trials/finished")
+    began = f"{datetime.fromtimestamp(parent.began / 1000):%Y-%m-%d %H:%M}"
+    trials = "-" if ended is None else f"{ended:.0f}"
+    return tags["harness.sweep"], study, tags.get("harness.dataset", "-"), trials, parent.status.lower(), began, parent.run_id
 
 
 def _compare(reader: StoreReader, sweeps: Sequence[StoredSweep], request: Request) -> Comparison:
     from harness.comparison import compare
     from harness.differences import differences
-    from harness.layout import Comparison
+    from harness.sheets import Comparison
     from harness.store import without_password
 
     if request.baseline and len(sweeps) > 1:
@@ -154,20 +154,15 @@ def _write(comparison: Comparison, request: Request) -> None:
     if not request.format:
         _print(comparison)
         return
-    from harness import formats, page
+    from harness.formats import FORMATS
 
-    content = {
-        "markdown": formats.as_markdown,
-        "html": page.as_html,
-        "csv": formats.as_csv,
-        "json": formats.as_json,
-    }[request.format](comparison)
+    content = FORMATS[request.format](comparison)
     if not request.output:
         sys.stdout.write(content)
         return
     path = user_path(request.output)
     try:
-        write_whole(path, lambda file: file.write(content.encode()))
+        write_whole(path, content.encode())
     except OSError as error:
         raise UserError(f"--output {request.output} cannot be written: {error.strerror or error}") from error
     print(f"{path} is written", file=sys.stderr)
@@ -175,7 +170,7 @@ def _write(comparison: Comparison, request: Request) -> None:
 
 def _print(comparison: Comparison) -> None:
     from harness import display
-    from harness.layout import about, differing_sheet, note, others, sheet, shortened
+    from harness.sheets import about, differing_sheet, note, others, sheet, shortened
 
     display.print_lines([about(*each) for each in zip(comparison.sweeps, comparison.labels, strict=True)])
     for table in comparison.tables:
@@ -214,7 +209,7 @@ def _as_study(sweep: StoredSweep, metrics: Sequence[str]) -> optuna.Study:
     from harness.measures import METRICS
     from harness.optuna_study import Ended, ended_study
 
-    objectives = metrics or sweep.objectives or DEFAULT_OBJECTIVES
+    objectives = metrics or sweep.objectives
     for name in objectives:
         if name not in METRICS or not METRICS[name].direction:
             raise unknown("objective", name, [each for each, metric in METRICS.items() if metric.direction])

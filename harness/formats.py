@@ -1,4 +1,4 @@
-"""A comparison as Markdown, CSV and JSON."""
+"""A comparison as Markdown, CSV and JSON. To add a format: an entry in ``FORMATS``, at the end."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from harness.comparison import Entry, Table, finding
-from harness.layout import Comparison, Sheet, about, differing_sheet, note, point_text, sheet
+from harness.comparison_page import as_html
+from harness.sheets import Comparison, Sheet, about, differing_sheet, note, point_text, sheet
 from harness.statistics import Interval
 
 CSV_COLUMNS = ("sweep", "trials", "seeds", "mean", "low", "high", "compared_with")
@@ -116,3 +117,11 @@ def _plain(text: str) -> str:
 
 def _code(text: str) -> str:
     return f"`{text.replace('`', chr(39))}`"
+
+
+FORMATS: dict[str, Callable[[Comparison], str]] = {
+    "markdown": as_markdown,
+    "html": as_html,
+    "csv": as_csv,
+    "json": as_json,
+}

@@ -66,6 +66,20 @@ def load_autoencoder(folder: str | Path) -> models.Autoencoder:
     return model.eval()
 
 
+def differing_weights(first: bytes, second: bytes) -> tuple[int, int]:
+    """How many tensors of two weights files are not the same to the last bit, and how many there are in all."""
+    from safetensors.torch import load
+
+    one, other = load(first), load(second) if second else {}
+    names = one.keys() | other.keys()
+    same = [name for name in one.keys() & other.keys() if _is_same(one[name], other[name])]
+    return len(names) - len(same), len(names)
+
+
+def _is_same(first: Tensor, second: Tensor) -> bool:
+    return first.dtype == second.dtype and torch.equal(first, second)
+
+
 def _read_config(path: Path) -> tuple[TrialConfig, models.Shape]:
     content = _read_json(path)
     shape = content.pop(SHAPE, None)

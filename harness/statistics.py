@@ -1,8 +1,8 @@
 """Intervals, paired tests, knee, trend and non-inferiority over replicates. Pure functions on numbers.
 
-Replicates are the trials of one configuration from several seeds. Two configurations are compared seed by seed: the same seed means
-the same order of the images and the same labelled draws, so that much of the noise is common to both and goes away. SciPy and
-statsmodels are loaded by whoever asks first: they take a second, which ``--help`` need not wait for.
+Replicates are the trials of one configuration from several seeds. Two configurations are compared seed by seed: the same seed
+means the same order of the images and the same labelled draws, so that much of the noise is common to both and goes away. SciPy
+and statsmodels are loaded by whoever asks first: they take a second, which ``--help`` need not wait for.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def correct(family: Sequence[Paired]) -> list[Paired]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Step-down corrected p values (Holm 1979), in the order given: below alpha, any one of them is wrong with that chance at most."""
+    """P values corrected step by step (Holm 1979), in the order given: any one below alpha is wrong with that chance at most."""
     if not p_values:
         return []
     from statsmodels.stats.multitest import multipletests
@@ -221,9 +221,9 @@ def replicates_for_width(interval: Interval, half_width: float) -> int | None:
 def knee(x: Sequence[float], curves: Sequence[Sequence[float]] | Array) -> Knee | None:
     """Finds where positive, falling curves bend: the breakpoint of a broken line through log y (Muggeo 2003).
 
-    In logarithms the slopes are shares: so much of the loss does each further unit of x take off. The line is fitted to the mean of the
-    replicates by least squares. The interval is the bootstrap's over whole replicates (Efron 1979), whose standard error is too small
-    for few of them by sqrt((n - 1) / n) and is enlarged by that, with Student's quantile (Hesterberg 2015).
+    In logarithms the slopes are shares: so much of the loss does each further unit of x take off. The line is fitted to the mean
+    of the replicates by least squares. The interval is the bootstrap's over whole replicates (Efron 1979); its standard error is
+    too small for few of them by sqrt((n - 1) / n) and is enlarged by that, with Student's quantile (Hesterberg 2015).
 
     Args:
         x: (m,), rising.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from harness.about import TAG, Layout
 from harness.config import TrialRecord
 from harness.reader import StoredRun, StoreReader
 from harness.rules import UserError, nearest, shown
@@ -57,8 +58,8 @@ class StoredSweep:
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """The metrics that it has optimised; empty where its run does not say."""
-        return tuple(filter(None, self.parent.tags.get("harness.objectives", "").split(", ")))
+        """The metrics that it has optimised, or that its grid is ranked by."""
+        return Layout.from_tag(self.parent.tags.get(TAG, "")).objectives
 
     @property
     def varied(self) -> tuple[str, ...]:

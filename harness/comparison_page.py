@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from harness.comparison import Line, Table
-from harness.layout import Comparison, Sheet, about, differing_sheet, note, sheet
+from harness.sheets import Comparison, Sheet, about, differing_sheet, note, sheet
 from harness.statistics import Interval
 
 WIDTH, HEIGHT, MARGIN = 180, 14, 5
