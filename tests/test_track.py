@@ -246,7 +246,7 @@ def test_a_store_without_a_registry_is_no_reason_to_fail(client: MlflowClient, m
 def test_a_file_of_a_run_is_where_it_is_said_to_be(tmp_path: Path) -> None:
     """From this folder, where it lies below it."""
     tracker = MlflowTracker(None)
-    sweep, run_id = begin(tracker)
+    _, run_id = begin(tracker)
     tracker.finish_trial(run_id, Trial(0, CONFIG), RESULT)
     located = tracker.locate(run_id, "top.csv")
     assert not Path(located).is_absolute()
