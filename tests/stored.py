@@ -9,7 +9,9 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from harness import provenance
 from harness.config import TrialConfig
 from harness.library import StudyFile
 from harness.options import Request
@@ -19,6 +21,9 @@ from harness.sweep import run_sweep
 from harness.track import MlflowTracker
 from tests.support import TINY, make_study_file
 from tests.test_sweep import QuietDisplay
+
+COMMIT = "c0" * 20
+"""From which all runs of the store say that they come."""
 
 GRID = {"architecture": ("base", "linear"), "latent_size": (2, 3)}
 
@@ -79,6 +84,11 @@ def store_sweeps(folder: Path, empty_store: Path) -> Stored:
 
 
 def _run_all(folder: Path, uri: str) -> Stored:
+    with mock.patch.multiple(provenance, git_state=lambda: (COMMIT, False), git_changes=str):
+        return _run_each(folder, uri)
+
+
+def _run_each(folder: Path, uri: str) -> Stored:
     base = replace(TINY, epochs=3)
     longer, _ = run_stored(make_study_file(folder, grid={"latent_size": (2, 3)}, base=replace(base, architecture="linear")), uri)
     grid, grid_run = run_stored(make_study_file(folder, grid=GRID, base=TINY, seeds=3), uri)

@@ -45,21 +45,17 @@ def test_a_model_comes_back_as_it_was(architecture: str, tmp_path: Path) -> None
     assert all(parameter.grad is not None for parameter in loaded.parameters())
 
 
-def test_a_registered_model_loads_in_three_lines(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the registry of the store that a sweep wrote to; its codes are those that the trial recorded."""
-    monkeypatch.chdir(stored.database.parent)
+def test_a_registered_model_loads_in_three_lines(stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the registry of the store that a sweep wrote to; it has as many parameters as the trial recorded."""
+    copy = stored.copied(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", copy.uri)
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    run_id = stored.run_ids(stored.grid)[0]
-    client = MlflowClient(stored.uri)
+    run_id = copy.run_ids(copy.grid)[0]
+    client = MlflowClient(copy.uri)
     client.create_registered_model("of_a_test")
     version = client.create_model_version("of_a_test", f"{client.get_run(run_id).info.artifact_uri}/model", run_id)
     client.set_registered_model_alias("of_a_test", "best", version.version)
-    mlflow.set_tracking_uri(stored.uri)
-    try:
-        model = load_autoencoder(mlflow.artifacts.download_artifacts("models:/of_a_test@best"))
-    finally:
-        mlflow.set_tracking_uri(None)
-        client.delete_registered_model("of_a_test")
+    model = load_autoencoder(mlflow.artifacts.download_artifacts("models:/of_a_test@best"))
     assert sum(each.numel() for each in model.parameters()) == client.get_run(run_id).data.metrics["cost/parameters"]
 
 
