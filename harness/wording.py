@@ -83,5 +83,5 @@ def unresolved(count: int, needed: int | None) -> str:
     """What to do where the replicates do not settle a question."""
     if count < 2:
         return "is not resolved with one seed, which says nothing of the spread; take --seeds 3 at the least"
-    more = f"about {needed} would do" if needed and needed > count else "many more would be needed"
+    more = f"about {max(needed, count + 1)} would do" if needed else "many more would be needed"
     return f"is not resolved with {seeds(count)}; {more}"
