@@ -180,7 +180,8 @@ def _print(comparison: Comparison) -> None:
     if len(comparison.sweeps) > 1:
         content = differing_sheet(comparison)
         display.print_table(content.title + ("" if content.rows else ": nothing"), content.columns, content.rows, content.left)
-    display.print_lines([note(comparison), *others(comparison)])
+    display.print_text([note(comparison)])
+    display.print_lines(others(comparison))
 
 
 def _download(reader: StoreReader, sweeps: Sequence[StoredSweep], name: str) -> None:
