@@ -1,157 +1,82 @@
-"""What a sweep came to, in tables of means with intervals. Reads records, writes nothing."""
+"""``python -m harness.report``: the report of a sweep, written again from its runs alone."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
+from harness.display import print_lines
+from harness.options import Parser
+from harness.rules import UserError, one_line, user_path
 
-from harness.config import HEADLINES, Trial, TrialConfig, TrialRecord
-from harness.measures import METRICS
-from harness.statistics import Interval, mean_interval
+if TYPE_CHECKING:
+    from harness.about import About
+    from harness.sweeps import StoredSweep
 
-
-@dataclass(frozen=True)
-class Row:
-    """Replicates of one configuration.
-
-    Attributes:
-        point: Its values on the axes of the table.
-        trials: The trials that finished.
-        metrics: Over those trials.
-    """
-
-    point: dict[str, Any]
-    trials: tuple[TrialRecord, ...]
-    metrics: dict[str, Interval]
+WRITTEN, WRONG_INPUT = 0, 2
 
 
-@dataclass(frozen=True)
-class Summary:
-    """A sweep in numbers.
-
-    Attributes:
-        axes: The fields that the table has columns for.
-        rows: One a configuration, in the order of the trials.
-        best: For each headline metric the trial that is best in it.
-        finished: Trials.
-        failed: Trials that ended without a result.
-        total: Trials when all are done.
-    """
-
-    axes: tuple[str, ...]
-    rows: tuple[Row, ...]
-    best: dict[str, TrialRecord]
-    finished: int
-    failed: tuple[TrialRecord, ...]
-    total: int
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command; gives its exit code."""
+    try:
+        request = _parser().read(sys.argv[1:] if words is None else words)
+        path = _write(request.sweep, request.tracking_uri, request.output)
+    except UserError as error:
+        print_lines([f"error: {one_line(str(error))}"], to_stderr=True)
+        return WRONG_INPUT
+    print_lines([path])
+    return WRITTEN
 
 
-def summarize(records: Iterable[TrialRecord], axes: Sequence[str], total: int) -> Summary:
-    """Groups replicates and finds the best.
-
-    Args:
-        records: The ended trials, in any order.
-        axes: The fields by which the table is grouped.
-        total: Trials when all are done.
-    """
-    ordered = sorted(records, key=lambda record: record.trial.number)
-    finished = [record for record in ordered if record.status == "finished"]
-    groups: dict[TrialConfig, list[TrialRecord]] = {}
-    for record in finished:
-        groups.setdefault(record.trial.config.replicate_of, []).append(record)
-    rows = tuple(
-        Row({axis: getattr(config, axis) for axis in axes}, tuple(members), _intervals(members))
-        for config, members in groups.items()
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m harness.report",
+        description="Writes the report of a sweep, its tables and its figures again from the runs alone; the store is only read.",
+        allow_abbrev=False,
     )
-    best = {name: found for name in HEADLINES if (found := best_trial(finished, name))}
-    return Summary(tuple(axes), rows, best, len(finished), tuple(each for each in ordered if each.status == "failed"), total)
+    parser.add_argument("sweep", metavar="SWEEP", help="a study's name (its newest sweep), a sweep's identity, or its run")
+    parser.add_argument(
+        "--output", metavar="DIR", help="folder for report.html and what it is made of (default: report-IDENTITY)"
+    )
+    parser.add_argument("--tracking-uri", metavar="URI", help="store of the runs (default: as for harness.study)")
+    return parser
 
 
-def best_trial(records: Iterable[TrialRecord], metric: str) -> TrialRecord | None:
-    """The finished trial that is best in a metric, by the metric's own direction; nothing where none has it."""
-    able = [record for record in records if record.status == "finished" and metric in record.metrics]
-    return min(able, key=lambda record: METRICS[metric].rank(record.metrics[metric]), default=None)
+def _write(name: str, uri: str | None, output: str | None) -> str:
+    """Writes the files; gives the path of the page."""
+    from harness.disk import write_whole
+    from harness.reader import open_reader
+    from harness.reporting import FINDINGS_FILE, PAGE_FILE, read_findings, report_files
+    from harness.sweeps import find_sweep
+
+    reader = open_reader(uri)
+    sweep = find_sweep(reader, name)
+    earlier = read_findings(reader.read_file(sweep.parent.run_id, FINDINGS_FILE)) if sweep.parent.status == "FINISHED" else []
+    files = report_files(_about(sweep, reader.uri), sweep.records, reader.read_file, earlier=earlier)
+    folder = user_path(output) if output else Path(f"report-{sweep.identity}")
+    try:
+        for path, content in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / path, content)
+    except OSError as error:
+        raise UserError(f"the report cannot be written to {folder}: {error}: name another folder with --output") from None
+    return str(folder / PAGE_FILE)
 
 
-def table_axes(varied: Sequence[str], records: Sequence[TrialRecord]) -> tuple[str, ...]:
-    """The columns of the table: architecture and latent size, then what else was varied or differs between trials."""
-    configs = [record.trial.config for record in records]
-    differing = [each.name for each in fields(TrialConfig) if len({getattr(config, each.name) for config in configs}) > 1]
-    own = ("depth", "width", "kernel_size", "activation", "batch_norm", "output_activation")
-    several = len({config.architecture for config in configs}) > 1
-    rest = [name for name in dict.fromkeys([*varied, *differing]) if name in varied or not (several and name in own)]
-    return tuple(name for name in dict.fromkeys(["architecture", "latent_size", *rest]) if name != "seed")
+def _about(sweep: StoredSweep, uri: str) -> About:
+    from harness.about import TAG, About, Layout, facts_of
+    from harness.store import without_password
+
+    parent = sweep.parent
+    layout = Layout.from_tag(parent.tags.get(TAG, ""))
+    question = parent.tags.get("harness.question", sweep.title)
+    place = (parent.run_id, parent.experiment_id, without_password(uri))
+    return About(sweep.title, question, sweep.identity, *place, layout, facts_of(parent.tags))
 
 
-def trial_name(trial: Trial, axes: Sequence[str]) -> str:
-    """What tells a trial from the others of its sweep, for people.
-
-    Args:
-        trial: Of a grid, or with the proposal of a sampler.
-        axes: The grid's.
-    """
-    config = trial.config
-    varied: dict[str, Any] = {name: getattr(config, name) for name in axes}
-    if trial.proposal:
-        varied |= json.loads(trial.proposal)["params"]
-    more = [f"{name}={_short(value)}" for name, value in varied.items() if name not in ("architecture", "latent_size", "seed")]
-    return " ".join([config.architecture, f"d={config.latent_size}", *more, f"seed={config.seed}"])
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def as_json(summary: Summary) -> dict[str, Any]:
-    """The summary as JSON-like content; a number that is not defined is null."""
-    return {
-        "trials": {"total": summary.total, "finished": summary.finished, "failed": len(summary.failed)},
-        "rows": [
-            {
-                **row.point,
-                "seeds": len(row.trials),
-                "metrics": {name: _json_interval(value) for name, value in row.metrics.items()},
-            }
-            for row in summary.rows
-        ],
-        "best": {name: {"value": record.metrics[name], "run_id": record.run_id} for name, record in summary.best.items()},
-        "failed": [{"trial": record.trial.number, "run_id": record.run_id, "reason": record.reason} for record in summary.failed],
-    }
-
-
-def trials_frame(records: Iterable[TrialRecord]) -> pd.DataFrame:
-    """All ended trials as a table: number, run, status, the configuration and every metric."""
-    ordered = sorted(records, key=lambda record: record.trial.number)
-    return pd.DataFrame([_frame_row(record) for record in ordered])
-
-
-def _frame_row(record: TrialRecord) -> dict[str, Any]:
-    return {
-        "trial": record.trial.number,
-        "run_id": record.run_id,
-        "status": record.status,
-        **asdict(record.trial.config),
-        **{name: record.metrics.get(name) for name in METRICS},
-    }
-
-
-def table_files(summary: Summary, records: Iterable[TrialRecord]) -> dict[str, bytes]:
-    """The tables of a sweep as files, contents by path."""
-    return {
-        "summary.json": json.dumps(as_json(summary), indent=2).encode(),
-        "trials.csv": trials_frame(records).to_csv(index=False).encode(),
-    }
-
-
-def _intervals(members: Sequence[TrialRecord]) -> dict[str, Interval]:
-    names = [name for name in METRICS if all(name in member.metrics for member in members)]
-    return {name: mean_interval([member.metrics[name] for member in members]) for name in names}
-
-
-def _json_interval(value: Interval) -> dict[str, float | int | None]:
-    return {name: None if isinstance(number, float) and math.isnan(number) else number for name, number in vars(value).items()}
+if __name__ == "__main__":
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    sys.exit(main())

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness import models, report
+from harness import models, tables
 from harness.checkpoints import checkpoint_path, read_checkpoint, write_checkpoint
 from harness.config import Trial, TrialConfig, TrialRecord, TrialResult
 from harness.display import Display
 from harness.executors import Executor, WorkerDiedError
-from harness.groups import choose_group_size, choose_workers, evaluation_parts, least_parts, partition
+from harness.groups import choose_group_size, choose_workers, evaluation_parts, group_name, least_parts, partition
 from harness.plan import SweepPlan
 from harness.rules import UserError
 from harness.tracker import OpenSweep, Tracker
@@ -45,6 +45,7 @@ class Means:
         retry_failed: Run failed trials again.
         retries: How often a worker may die of a trial before the trial has failed.
         checkpoints: Folder for what half-trained groups have come to; ``None`` keeps nothing.
+        command: What was typed, for the report.
     """
 
     executor: str = "processes"
@@ -54,6 +55,7 @@ class Means:
     retry_failed: bool = False
     retries: int = 2
     checkpoints: Path | None = None
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def _groups(run: Run, trials: list[Trial], records: Mapping[int, TrialRecord]) -
     groups = partition(trials, group_size, least_parts(run.means.group_size, placement))
     unfinished = [members for members in groups if any(trial.number not in records for trial in members)]
     unfinished.sort(key=lambda members: -_work(run.plan, members))
-    return [Group(f"{members[0].number}-{members[-1].number}", members) for members in unfinished]
+    return [Group(group_name(members), members) for members in unfinished]
 
 
 def _work(plan: SweepPlan, members: Sequence[Trial]) -> int:
@@ -330,4 +332,4 @@ def _write_states(run: Run, group: Group) -> None:
 
 def trial_name(plan: SweepPlan, trial: Trial) -> str:
     """What its run is called."""
-    return report.trial_name(trial, tuple(plan.study.grid))
+    return tables.trial_name(trial, tuple(plan.study.grid))

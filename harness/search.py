@@ -35,7 +35,7 @@ class GridSearch:
             name: CategoricalDistribution(list(dict.fromkeys(getattr(trial.config, name) for trial in trials)))
             for name in [*study.grid, "seed"]
         }
-        self.study = _new_study(directions)
+        self.study = new_study(directions)
         self._is_open = True
 
     def next_round(self) -> list[Trial]:
@@ -56,9 +56,7 @@ class GridSearch:
         params = {name: getattr(trial.config, name) for name in self._axes}
         if record := self._ended.get(trial.number):
             _check_same(record, trial.config)
-            values = objective_values(record, self._objectives)
-            return _entry(params, self._axes, values, TrialState.COMPLETE if values else TrialState.FAIL)
-        return _entry(params, self._axes, None, TrialState.RUNNING)
+        return frozen(record, params, self._axes, self._objectives)
 
 
 class SamplerSearch:
@@ -82,7 +80,14 @@ class SamplerSearch:
         self._results = dict(ended)
         self._round: dict[int, optuna.Trial] = {}
         self._directions = directions
-        self.study = _new_study(directions, self._new_sampler(0))
+        self._told = new_study(directions, self._new_sampler(0))
+
+    @property
+    def study(self) -> optuna.Study:
+        """The trials that have ended, as they ended: what the sampler is told of failed ones is its own."""
+        study, records = new_study(self._directions), [self._results[number] for number in sorted(self._results)]
+        study.add_trials([frozen(record, *proposed(record), self._config.objectives) for record in records])
+        return study
 
     def next_round(self) -> list[Trial]:
         """All trials of the next round in which some have not ended; nothing when all rounds are over."""
@@ -91,11 +96,11 @@ class SamplerSearch:
             numbers = range(first, min(first + self._config.round_size, total))
             if not self._sampler.keeps_state and all(number in self._results for number in numbers):
                 for number in numbers:
-                    self.study.add_trial(self._restored(self._results[number]))
+                    self._told.add_trial(self._restored(self._results[number]))
                 continue
             if self._sampler.failures == "infeasible":
                 self._mark_failures(first)
-            self.study.sampler = self._new_sampler(first)
+            self._told.sampler = self._new_sampler(first)
             proposed = [self._propose(number) for number in numbers]
             if any(trial.number not in self._results for trial in proposed):
                 return proposed
@@ -109,9 +114,9 @@ class SamplerSearch:
         """Tells Optuna the round's results in order; gives the number of trials asked so far."""
         for number in sorted(self._round):
             values = told_values(self._results[number], self._config.objectives)
-            self.study.tell(number, values, state=TrialState.COMPLETE if values else self._failed_state)
+            self._told.tell(number, values, state=TrialState.COMPLETE if values else self._failed_state)
         self._round = {}
-        return len(self.study.get_trials(deepcopy=False))
+        return len(self._told.get_trials(deepcopy=False))
 
     @property
     def _failed_state(self) -> TrialState:
@@ -128,14 +133,14 @@ class SamplerSearch:
         if not finished or len(finished) == count:
             return
         stand_in = [statistics.fmean(each) for each in zip(*finished, strict=True)]
-        self.study = _new_study(self._directions)
+        self._told = new_study(self._directions)
         for number, own in enumerate(values):
             entry = self._restored(self._results[number], stand_in)
             entry.set_constraint("failed", -1.0 if own else 1.0)
-            self.study.add_trial(entry)
+            self._told.add_trial(entry)
 
     def _propose(self, number: int) -> Trial:
-        asked = self.study.ask()
+        asked = self._told.ask()
         shared = {name: getattr(self._config.base, name) for name in DATASET_FIELDS}  # a sweep has one dataset
         config = self._resolve(replace(self._ask_space(asked), **(self._overrides | shared)))
         self._round[number] = asked
@@ -160,10 +165,11 @@ class SamplerSearch:
         return config
 
     def _restored(self, record: TrialRecord, stand_in: list[float] | None = None) -> FrozenTrial:
-        proposal = json.loads(record.trial.proposal)
-        distributions = {name: json_to_distribution(text) for name, text in proposal["distributions"].items()}
+        """A trial as the sampler is told of it."""
+        entry = frozen(record, *proposed(record), self._config.objectives)
         values = told_values(record, self._config.objectives) or stand_in
-        return _entry(proposal["params"], distributions, values, TrialState.COMPLETE if values else self._failed_state)
+        entry.state, entry.values = TrialState.COMPLETE if values else self._failed_state, values
+        return entry
 
     def _new_sampler(self, asked: int) -> optuna.samplers.BaseSampler:
         seed = int(fingerprint([self._config.sweep_seed, asked]), 16) % 2**31
@@ -174,7 +180,14 @@ class SamplerSearch:
             return optuna.samplers.PartialFixedSampler(fixed, sampler) if fixed else sampler
 
 
-def _new_study(directions: Sequence[str], sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+def proposed(record: TrialRecord) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+    """The parameters that a sampler has proposed for a trial, and their distributions."""
+    proposal = json.loads(record.trial.proposal)
+    return proposal["params"], {name: json_to_distribution(text) for name, text in proposal["distributions"].items()}
+
+
+def new_study(directions: Sequence[str], sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+    """An empty study in memory."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(directions=[DIRECTIONS[way] for way in directions], sampler=sampler)
 
@@ -217,23 +230,24 @@ def _check_same(record: TrialRecord, config: TrialConfig) -> None:
         )
 
 
-def _entry(
-    params: dict[str, Any], distributions: dict[str, BaseDistribution], values: list[float] | None, state: TrialState
+def frozen(
+    record: TrialRecord | None, params: dict[str, Any], distributions: dict[str, BaseDistribution], objectives: Sequence[str]
 ) -> FrozenTrial:
-    """A trial to add to an Optuna study.
+    """A trial to add to an Optuna study: ended as its record says, or under way where there is none.
 
     Not by ``create_trial``, which compares every distribution with a copy of itself, value by value: of a long axis that
     costs more than all else.
     """
+    values = objective_values(record, objectives) if record else None
     now = datetime.now()
     return FrozenTrial(
         number=-1,  # the study gives it one, and an id
         trial_id=-1,
-        state=state,
+        state=(TrialState.COMPLETE if values else TrialState.FAIL) if record else TrialState.RUNNING,
         value=None,
         values=values,
         datetime_start=now,
-        datetime_complete=now if state.is_finished() else None,
+        datetime_complete=now if record else None,
         params=params,
         distributions=distributions,
         user_attrs={},

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness import study
-from harness.rules import UserError
+from harness.rules import UserError, one_line
 
 EXAMPLES = [100, pytest.param(1_000, marks=pytest.mark.slow)]
 """How many examples a property is tried on: some in the fast suite, many in the slow one."""
@@ -39,7 +38,7 @@ def outcome(make: Callable[..., Any], *arguments: Any, **fields: Any) -> Any:
     try:
         result = make(*arguments, **fields)
     except UserError as error:
-        message = study._one_line(str(error))
+        message = one_line(str(error))
     assert message.isprintable()
     return result
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from harness.config import StudyConfig, TrialConfig
+from harness.about import About
+from harness.config import StudyConfig, TrialConfig, TrialRecord
 from harness.library import StudyFile
-from harness.report import Summary
+from harness.pictures import ReadFile
+from harness.reporting import FINDINGS_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,12 +60,13 @@ def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def one_picture(summary: Summary, read_file: Callable[[str, str], bytes]) -> dict[str, bytes]:
-    """In place of a sweep's pictures, which take seconds to draw: of the same runs, a file is read of each."""
-    return {"figures/one.csv": b"".join(read_file(record.run_id, "curves/training.csv") for record in summary.best.values())}
+def one_file(about: About, records: Sequence[TrialRecord], read_file: ReadFile, *more: Any) -> dict[str, bytes]:
+    """In place of a sweep's report, which takes seconds: of the same runs, a file is read of each."""
+    read = [read_file(record.run_id, "curves/training.csv") for record in records]
+    return {FINDINGS_FILE: b"[]", "figures/one.csv": b"".join(read)}
 
 
-TIMES = ("cost/train_seconds", "cost/samples_per_second")
+TIMES = ("cost/train_seconds", "cost/samples_per_second", "cost/peak_memory_mb")
 """Metrics that no two runs share."""
 
 

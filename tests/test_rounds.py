@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness import pictures, rounds, train_stack
+from harness import rounds, sweep, train_stack
 from harness.config import TrialConfig
 from harness.executors import NoWorkerError
 from harness.options import Request
@@ -28,7 +28,7 @@ from harness.sweep import SweepOutcome, run_sweep
 from harness.tracker import NullTracker
 from harness.trial import evaluate_group, run_segment
 from harness.workers import prepare
-from tests.support import TINY, make_study_file, one_picture
+from tests.support import TINY, make_study_file, one_file
 from tests.test_sweep import QuietDisplay, numbers
 
 Numbers = dict[TrialConfig, dict[str, float]]
@@ -48,8 +48,8 @@ def _prepared() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _quickly_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a sweep's pictures look like is not what is looked at here."""
-    monkeypatch.setattr(pictures, "picture_files", one_picture)
+    """What a sweep's report looks like is not what is looked at here."""
+    monkeypatch.setattr(sweep, "report_files", one_file)
 
 
 def make(folder: Path) -> SweepPlan:
