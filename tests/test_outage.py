@@ -286,9 +286,9 @@ def test_ctrl_c_ends_the_waiting_for_a_store(plan: SweepPlan, database: Path, un
     class ImpatientDisplay(QuietDisplay):
         """Asks to stop when all trials have ended."""
 
-        def trial_ended(self, *arguments: Any) -> None:
+        def trial_ended(self, *arguments: Any, **named: Any) -> None:
             """Counts."""
-            super().trial_ended(*arguments)
+            super().trial_ended(*arguments, **named)
             if len(self.names) == 4:
                 threading.Timer(0.3, stop.set).start()
 
