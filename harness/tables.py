@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import pandas as pd
+from pandas import DataFrame as DataFrame
 
 from harness.config import HEADLINES, Trial, TrialConfig, TrialRecord
 from harness.measures import METRICS
@@ -124,14 +124,14 @@ def as_json(summary: Summary) -> dict[str, Any]:
     }
 
 
-def trials_frame(records: Iterable[TrialRecord]) -> pd.DataFrame:
+def trials_frame(records: Iterable[TrialRecord]) -> DataFrame:
     """All ended trials as a table: number, run, status, the configuration and every metric."""
     return as_frame(trial_row(record) for record in sorted(records, key=lambda record: record.trial.number))
 
 
-def as_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+def as_frame(rows: Iterable[dict[str, Any]]) -> DataFrame:
     """Rows with the same columns as a table."""
-    return pd.DataFrame(list(rows))
+    return DataFrame(list(rows))
 
 
 def trial_row(record: TrialRecord) -> dict[str, Any]:
