@@ -14,7 +14,7 @@ from torch import Tensor
 
 from harness import figures, interpolation, latents
 from harness.config import EpochLog, TrialConfig
-from harness.measures import Evaluation
+from harness.evaluation import Evaluation
 
 STRIPS_FILE = "interpolation/strips.npz"
 

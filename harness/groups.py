@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 from harness.config import Placement, Trial, TrialConfig
 
@@ -30,8 +31,8 @@ def partition(trials: Sequence[Trial], group_size: int, parts: int = 1) -> list[
     """Divides trials into groups that can train as one model, of nearly equal sizes.
 
     A function of the trials alone, not of the workers or of what has ended, so that neither can change a result: of a
-    group that has ended in part the rest is trained, as members of that group. Members differ in seed, latent size and
-    learning rate at most.
+    group that has ended in part the rest is trained, as members of that group. Members differ in seed, latent size,
+    learning rate and weight of the decorrelation penalty at most.
 
     Args:
         trials: All of a round.
@@ -40,7 +41,8 @@ def partition(trials: Sequence[Trial], group_size: int, parts: int = 1) -> list[
     """
     alike: dict[TrialConfig, list[Trial]] = {}
     for trial in trials:
-        alike.setdefault(replace(trial.config, seed=0, latent_size=1, learning_rate=1.0), []).append(trial)
+        own: dict[str, Any] = {"seed": 0, "latent_size": 1, "learning_rate": 1.0, "decorrelation": 0.0}
+        alike.setdefault(replace(trial.config, **own), []).append(trial)
     groups = [group for members in alike.values() for group in _divide(members, max(parts, -(-len(members) // group_size)))]
     return sorted(groups, key=lambda members: members[0].number)
 

@@ -12,8 +12,9 @@ import numpy as np
 from harness import figures
 from harness.artifacts import STRIPS_FILE
 from harness.config import TrialRecord
+from harness.evaluation import TRANSFER_MODES
 from harness.figures import LineFigure, Series
-from harness.measures import METRICS, TRANSFER_MODES
+from harness.measures import METRICS
 from harness.report import Row, Summary
 
 ReadFile = Callable[[str, str], bytes]

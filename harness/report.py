@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from harness.config import HEADLINES, Trial, TrialConfig, TrialRecord
+from harness.confirmation import is_confirmation
 from harness.measures import METRICS
 from harness.statistics import Interval, mean_interval
 
@@ -41,6 +42,7 @@ class Summary:
         finished: Trials.
         failed: Trials that ended without a result.
         total: Trials when all are done.
+        pruned: Trials that the search gave up.
     """
 
     axes: tuple[str, ...]
@@ -49,10 +51,11 @@ class Summary:
     finished: int
     failed: tuple[TrialRecord, ...]
     total: int
+    pruned: int = 0
 
 
 def summarize(records: Iterable[TrialRecord], axes: Sequence[str], total: int) -> Summary:
-    """Groups replicates and finds the best.
+    """Groups replicates and finds the best. A search's trial is no replicate of those that confirm it: it was chosen.
 
     Args:
         records: The ended trials, in any order.
@@ -61,15 +64,16 @@ def summarize(records: Iterable[TrialRecord], axes: Sequence[str], total: int) -
     """
     ordered = sorted(records, key=lambda record: record.trial.number)
     finished = [record for record in ordered if record.status == "finished"]
-    groups: dict[TrialConfig, list[TrialRecord]] = {}
+    groups: dict[tuple[TrialConfig, bool], list[TrialRecord]] = {}
     for record in finished:
-        groups.setdefault(record.trial.config.replicate_of, []).append(record)
+        groups.setdefault((record.trial.config.replicate_of, is_confirmation(record.trial.number)), []).append(record)
     rows = tuple(
         Row({axis: getattr(config, axis) for axis in axes}, tuple(members), _intervals(members))
-        for config, members in groups.items()
+        for (config, _), members in groups.items()
     )
     best = {name: found for name in HEADLINES if (found := best_trial(finished, name))}
-    return Summary(tuple(axes), rows, best, len(finished), tuple(each for each in ordered if each.status == "failed"), total)
+    failed, pruned = ([each for each in ordered if each.status == end] for end in ("failed", "pruned"))
+    return Summary(tuple(axes), rows, best, len(finished), tuple(failed), total, len(pruned))
 
 
 def best_trial(records: Iterable[TrialRecord], metric: str) -> TrialRecord | None:
@@ -98,7 +102,7 @@ def trial_name(trial: Trial, axes: Sequence[str]) -> str:
     config = trial.config
     varied: dict[str, Any] = {name: getattr(config, name) for name in axes}
     if trial.proposal:
-        varied |= json.loads(trial.proposal)["params"]
+        varied |= json.loads(trial.proposal).get("params", {})
     more = [f"{name}={_short(value)}" for name, value in varied.items() if name not in ("architecture", "latent_size", "seed")]
     return " ".join([config.architecture, f"d={config.latent_size}", *more, f"seed={config.seed}"])
 
@@ -110,7 +114,12 @@ def _short(value: Any) -> str:
 def as_json(summary: Summary) -> dict[str, Any]:
     """The summary as JSON-like content; a number that is not defined is null."""
     return {
-        "trials": {"total": summary.total, "finished": summary.finished, "failed": len(summary.failed)},
+        "trials": {
+            "total": summary.total,
+            "finished": summary.finished,
+            "failed": len(summary.failed),
+            "pruned": summary.pruned,
+        },
         "rows": [
             {
                 **row.point,
@@ -127,16 +136,17 @@ def as_json(summary: Summary) -> dict[str, Any]:
 def trials_frame(records: Iterable[TrialRecord]) -> pd.DataFrame:
     """All ended trials as a table: number, run, status, the configuration and every metric."""
     ordered = sorted(records, key=lambda record: record.trial.number)
-    return pd.DataFrame([_frame_row(record) for record in ordered])
+    names = [name for name, metric in METRICS.items() if not metric.group or any(name in each.metrics for each in ordered)]
+    return pd.DataFrame([_frame_row(record, names) for record in ordered])
 
 
-def _frame_row(record: TrialRecord) -> dict[str, Any]:
+def _frame_row(record: TrialRecord, names: Sequence[str]) -> dict[str, Any]:
     return {
         "trial": record.trial.number,
         "run_id": record.run_id,
         "status": record.status,
         **asdict(record.trial.config),
-        **{name: record.metrics.get(name) for name in METRICS},
+        **{name: record.metrics.get(name) for name in names},
     }
 
 

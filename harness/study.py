@@ -10,10 +10,11 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness import executors, options
+from harness import costs, executors, options
 from harness.library import StudyFile, list_studies, load_study
 from harness.options import Request
 from harness.rules import UserError
@@ -64,12 +65,12 @@ def _list() -> int:
             print(f"{name:<{width}}  cannot be read: {_one_line(str(error))}")
             continue
         size = f"{_grid_size(study)} trials" if study.sampler == "grid" else f"{study.trials} trials by {study.sampler}"
-        print(f"{name:<{width}}  {study.question} ({size})")
+        print(f"{name:<{width}}  {study.question} ({size}, {costs.estimate(study)})")
     return FINISHED
 
 
 def _grid_size(study: StudyConfig) -> int:
-    return study.seeds * math.prod(map(len, study.grid.values()))
+    return study.seeds * math.prod(map(len, study.grid.values())) * max(1, len(study.variants))
 
 
 def _dry_run(file: StudyFile, request: Request) -> int:
@@ -85,7 +86,7 @@ def _dry_run(file: StudyFile, request: Request) -> int:
     if request.json:
         print(json.dumps([{"trial": trial.number, **trial.config.to_params()} for trial in trials], indent=2))
         return FINISHED
-    rows = [[str(trial.number), report.trial_name(trial, tuple(study.grid)), str(trial.config.epochs)] for trial in trials]
+    rows = [[str(trial.number), report.trial_name(trial, study.axes), str(trial.config.epochs)] for trial in trials]
     display.print_table(
         f"{study.name} on {study.base.dataset}: {len(trials)} trials, none run{more}",
         ["trial", "configuration", "epochs"],
@@ -120,7 +121,10 @@ def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
         retries=request.retries,
         checkpoints=private_path(tracker.uri, ".checkpoints", plan.identity),
     )
+    started = time.monotonic()
     outcome = run_sweep(plan, means, tracker, shown)
+    if not outcome.kept and not request.smoke and outcome.summary.finished == outcome.summary.total:
+        costs.remember(plan.study, time.monotonic() - started)
     _show(plan, tracker, outcome, request, words)
     return SOME_FAILED if outcome.summary.failed else FINISHED
 
@@ -198,6 +202,7 @@ def _closing_lines(plan: SweepPlan, tracker: Tracker, outcome: SweepOutcome, wor
     state = "was finished already" if outcome.was_finished else "is finished"
     kept = f", {outcome.kept} of them kept from before" if outcome.kept and not outcome.was_finished else ""
     failed = f", {len(summary.failed)} failed" if summary.failed else ""
+    failed += f", {summary.pruned} pruned" if summary.pruned else ""
     lines = [f"The sweep {plan.identity} {state}: {summary.finished} of {summary.total} trials have results{failed}{kept}."]
     lines += [f"  failed: trial {record.trial.number}: {record.reason}" for record in summary.failed[:MOST_FAILURES]]
     if summary.failed:

@@ -16,11 +16,11 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from harness import provenance
 from harness.claims import HEARTBEAT_SECONDS, check_heartbeat, claim_sweep, heartbeat, journal_folders
-from harness.config import EpochLog, Trial, TrialConfig, TrialRecord, TrialResult
+from harness.config import EndStatus, EpochLog, Trial, TrialConfig, TrialRecord, TrialResult
 from harness.journal import Header, Journal, Write
 from harness.outage import JournaledRuns, Patience, Writer
 from harness.runs import MlflowRuns, connect, explained, find_experiment, no_garbage_collection, source_tags
@@ -52,6 +52,10 @@ RUNS_A_PAGE = 1000
 LONGEST_TAG = 7000
 BEAT_TAG = "harness.heartbeat"
 DIFF_TAG = "harness.git_diff"
+PRUNED_TAG = "harness.pruned"
+
+ENDS: dict[EndStatus, str] = {"finished": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
+"""How a trial ends, in MLflow's words."""
 
 
 Given = ParamSpec("Given")
@@ -171,9 +175,10 @@ class MlflowTracker:
         """Writes a trial's numbers and files and ends its run; the end comes last, so that no half is taken for a whole."""
         finals = [(name, value, result.config.epochs) for name, value in result.metrics.items() if name not in EPOCH_METRICS]
         curves = [(name, value, epoch) for name, values in result.curves.items() for epoch, value in enumerate(values, start=1)]
-        self._log_batch(run_id, finals + curves, {"harness.reason": result.reason[:LONGEST_TAG]} if result.reason else {})
+        tags = {"harness.reason": result.reason[:LONGEST_TAG]} if result.reason else {}
+        self._log_batch(run_id, finals + curves, tags | ({PRUNED_TAG: "true"} if result.status == "pruned" else {}))
         self._log_files(run_id, result.artifacts)
-        self._set_status(run_id, "FINISHED" if result.status == "finished" else "FAILED")
+        self._set_status(run_id, ENDS[result.status])
         self._beat()
         return TrialRecord(run_id, trial, result.status, _finite(result.metrics), result.reason)
 
@@ -257,12 +262,12 @@ class MlflowTracker:
         return self._journaled.stored_id(run_id) if self._journaled else run_id
 
     def _reopen(self, parent: Run, notes: tuple[str, ...], retry_failed: bool) -> OpenSweep:
-        kept = ("FINISHED",) if retry_failed else ("FINISHED", "FAILED")
+        kept = ("finished", "pruned") if retry_failed else ("finished", "pruned", "failed")
         records: dict[int, TrialRecord] = {}
         cut_off: list[StoredRun] = []
         run_id, experiment_id = str(parent.info.run_id), str(parent.info.experiment_id)
         for run in self._children(experiment_id, run_id):
-            if run.status in kept:
+            if _ended(run) in kept:
                 record = _record(run)
                 records[record.trial.number] = record
             else:
@@ -334,8 +339,14 @@ def _stored(run: Run) -> StoredRun:
 def _record(run: StoredRun) -> TrialRecord:
     tags = run.tags
     trial = Trial(int(tags["harness.trial"]), TrialConfig.from_params(run.params), _joined("harness.proposal", tags))
-    status: Literal["finished", "failed"] = "finished" if run.status == "FINISHED" else "failed"
-    return TrialRecord(run.run_id, trial, status, _finite(run.metrics), tags.get("harness.reason", ""))
+    return TrialRecord(run.run_id, trial, _ended(run) or "failed", _finite(run.metrics), tags.get("harness.reason", ""))
+
+
+def _ended(run: StoredRun) -> EndStatus | None:
+    """How a trial has ended; ``None`` where it was cut off."""
+    if run.status == "KILLED" and PRUNED_TAG not in run.tags:
+        return None
+    return next((end for end, status in ENDS.items() if status == run.status), None)
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

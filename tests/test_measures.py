@@ -23,8 +23,9 @@ from torch import nn
 from harness import datasets, models
 from harness.artifacts import failure_artifacts, trial_artifacts
 from harness.config import HEADLINES, TrialConfig
+from harness.evaluation import TRANSFER_MODES, Evaluation
 from harness.material import Material
-from harness.measures import METRICS, TRANSFER_MODES, Evaluation, measure_all
+from harness.measures import METRICS, measure_all
 from harness.splits import label_draws
 from harness.train import TrainState, initial_state, train_member
 from harness.transfer import CURVES, LabelledInputs, TransferTask, calibrate_batch_norm, classify

@@ -13,7 +13,8 @@ from harness.config import StudyConfig, Trial, TrialConfig, TrialRecord
 from harness.models import resolve
 from harness.plan import grid_trials
 from harness.rules import UserError
-from harness.search import SAMPLERS, GridSearch, SamplerSearch, check_sampler
+from harness.samplers import SAMPLERS, check_sampler
+from harness.search import GridSearch, SamplerSearch
 from tests.support import TINY
 
 DIRECTIONS = {"val/mse": "down", "transfer_accuracy": "up"}

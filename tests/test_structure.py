@@ -14,7 +14,7 @@ from harness.datasets import DATASETS
 from harness.executors import EXECUTORS
 from harness.measures import METRICS
 from harness.models import ARCHITECTURES
-from harness.search import SAMPLERS
+from harness.samplers import SAMPLERS
 from tests.support import ROOT
 
 LEVELS = (
@@ -41,13 +41,19 @@ LEVELS = (
         "journal",
         "provenance",
         "interrupts",
+        "agreement",
+        "costs",
+        "pareto",
+        "regularizers",
+        "rotations",
+        "samplers",
     },
-    {"splits", "stacks", "search", "claims", "runs", "outage", "numerics"},
+    {"splits", "stacks", "search", "claims", "runs", "outage", "numerics", "confirmation", "crossings"},
     {"train", "transfer_stack", "track"},
     {"material", "train_stack", "checkpoints", "replay"},
-    {"measures"},
-    {"artifacts", "plan"},
-    {"trial", "report"},
+    {"evaluation"},
+    {"artifacts", "measures"},
+    {"plan", "trial", "report"},
     {"pictures", "rounds"},
     {"sweep"},
     {"study"},
@@ -56,12 +62,12 @@ LEVELS = (
 
 OWNERS = {
     "mlflow": {"runs"},
-    "optuna": {"search"},
+    "optuna": {"samplers", "search"},
     "matplotlib": {"figures"},
     "rich": {"display"},
     "torchvision": {"downloads"},
     "sklearn": {"datasets"},
-    "scipy": {"statistics"},
+    "scipy": {"agreement", "statistics"},
     "pandas": {"report"},
     "PIL": {"figures", "folders"},
     "safetensors": {"artifacts"},
