@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 Array = npt.NDArray[Any]
 
@@ -26,6 +27,9 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 
 MARKERS = "osD^vPX"
 FLOOR_STYLES = ("--", ":", "-.")
+TEXT_COLOR, GRID_COLOR, FLOOR_COLOR = "#333333", "#dddddd", "#666666"
+"""Of figures with axes; a page may put its own in their place in an SVG, to follow the reader's choice of light or dark."""
+
 INK, PAPER = 32, 255
 FONT_SIZE = 13
 
@@ -76,23 +80,73 @@ class LineFigure:
     y_range: tuple[float, float] | None = None
 
 
+@dataclass(frozen=True)
+class HeatMap:
+    """A square matrix of numbers in [-1, 1], such as correlations.
+
+    Attributes:
+        title: What it is of.
+        label: Of both axes.
+        matrix: (n, n).
+    """
+
+    title: str
+    label: str
+    matrix: Array
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Panels side by side under one title: all that a figure with axes shows.
+
+    Attributes:
+        name: Of its files.
+        title: What it answers.
+        panels: Of one kind.
+        share_y: Whether the lines of all panels have one y axis.
+    """
+
+    name: str
+    title: str
+    panels: Sequence[LineFigure] | Sequence[HeatMap]
+    share_y: bool = True
+
+
+def draw(chart: Chart) -> dict[str, bytes]:
+    """Draws a chart.
+
+    Returns:
+        The same picture as ``png`` and as ``svg``, with text that can be selected in the latter.
+    """
+    import matplotlib as mpl
+
+    colors = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), TEXT_COLOR)
+    with mpl.rc_context({**colors, "svg.fonttype": "none", "svg.hashsalt": chart.name}):
+        figure, axes = _new_figure(len(chart.panels), chart.share_y)
+        for axis, panel in zip(axes, chart.panels, strict=True):
+            if len(chart.panels) > 1 or isinstance(panel, HeatMap):
+                axis.set_title(panel.title, fontsize=10)
+            if isinstance(panel, HeatMap):
+                image = _draw_heat(axis, panel)
+            else:
+                _draw_lines(axis, panel)
+        figure.suptitle(chart.title, fontsize=12)
+        if isinstance(chart.panels[0], HeatMap):
+            figure.colorbar(image, ax=axes, shrink=0.8)
+        else:
+            axes[0].set_ylabel(chart.panels[0].y_label)
+            _add_legend(figure, axes)
+        return {kind: _saved(figure, kind) for kind in ("png", "svg")}
+
+
 def line_figure(content: LineFigure) -> bytes:
-    """Draws lines with intervals, floors dashed in grey, the legend beside the data."""
+    """Draws lines with intervals, floors dashed in grey, the legend beside the data; PNG bytes."""
     return line_panels(content.title, [content])
 
 
 def line_panels(title: str, panels: Sequence[LineFigure], share_y: bool = True) -> bytes:
-    """Draws several line figures side by side under one title, with one legend at the right."""
-    figure, axes = _new_figure(len(panels), share_y)
-    for axis, panel in zip(axes, panels, strict=True):
-        _draw_lines(axis, panel)
-        if len(panels) > 1:
-            axis.set_title(panel.title, fontsize=10)
-    axes[0].set_ylabel(panels[0].y_label)
-    figure.suptitle(title, fontsize=12)
-    labelled = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(labelled.values()), list(labelled), loc="outside right center", frameon=False, fontsize=9)
-    return _figure_png(figure)
+    """Draws several line figures side by side under one title, with one legend at the right; PNG bytes."""
+    return draw(Chart("lines", title, panels, share_y))["png"]
 
 
 def _new_figure(panels: int, share_y: bool) -> tuple[Figure, list[Axes]]:
@@ -101,6 +155,18 @@ def _new_figure(panels: int, share_y: bool) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(3.4 + 4.0 * panels, 4.4), dpi=110, layout="constrained")
     axes = figure.subplots(1, panels, sharey=share_y, squeeze=False)
     return figure, list(axes[0])
+
+
+def _add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    labelled = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(labelled.values()), list(labelled), loc="outside right center", frameon=False, fontsize=9)
+
+
+def _draw_heat(axis: Axes, content: HeatMap) -> AxesImage:
+    image = axis.imshow(content.matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    axis.set_xlabel(content.label)
+    axis.set_ylabel(content.label)
+    return image
 
 
 def _draw_lines(axis: Axes, content: LineFigure) -> None:
@@ -115,12 +181,12 @@ def _draw_lines(axis: Axes, content: LineFigure) -> None:
             axis.fill_between(line.x, low, high, color=color, alpha=0.18, linewidth=0)
     for index, line in enumerate(content.floors):
         axis.plot(
-            line.x, line.y, color="#666666", linestyle=FLOOR_STYLES[index % len(FLOOR_STYLES)], linewidth=1.3, label=line.label
+            line.x, line.y, color=FLOOR_COLOR, linestyle=FLOOR_STYLES[index % len(FLOOR_STYLES)], linewidth=1.3, label=line.label
         )
     axis.set_xlabel(content.x_label)
     if content.log_y:
         _logarithmic(axis)
-    axis.grid(color="#DDDDDD", linewidth=0.6)
+    axis.grid(color=GRID_COLOR, linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
 
 
@@ -133,9 +199,9 @@ def _logarithmic(axis: Axes) -> None:
     axis.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _figure_png(figure: Figure) -> bytes:
+def _saved(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format=kind, metadata={"Software": None} if kind == "png" else {"Date": None, "Creator": None})
     return buffer.getvalue()
 
 

@@ -13,37 +13,79 @@ from harness import figures
 from harness.artifacts import STRIPS_FILE
 from harness.config import TrialRecord
 from harness.evaluation import TRANSFER_MODES
-from harness.figures import LineFigure, Series
+from harness.figures import Chart, HeatMap, LineFigure, Series
+from harness.lines import line_label, size_of
 from harness.measures import METRICS
-from harness.report import Row, Summary
+from harness.tables import Row, Summary
 
 ReadFile = Callable[[str, str], bytes]
 """From a run id and a path to the file's content."""
 
 FLOORS = {"floor/pca_mse": "PCA", "floor/random_projection_mse": "random projection", "floor/mean_image_mse": "mean image"}
 LABEL_FLOORS = {"transfer/raw_pixels_accuracy": "raw pixels", "transfer/pca_accuracy": "PCA scores"}
+LINE_COLUMNS = ("panel", "line", "x", "y", "low", "high")
 MOST_SERIES = 7
 COMPARED_SIZES = (10, 20)
 X_LABEL = "latent size d"
 
 
-def picture_files(summary: Summary, read_file: ReadFile) -> dict[str, bytes]:
-    """The pictures of a sweep as files, contents by path; none where the latent size was not varied."""
-    sizes = {row.trials[0].trial.config.latent_size for row in summary.rows}
-    if len(sizes) < 2:
+def charts(summary: Summary, read_file: ReadFile) -> dict[str, Chart]:
+    """The figures of a sweep by name; none where the latent size was not varied."""
+    if len({size_of(row) for row in summary.rows}) < 2:
         return {}
-    curves = transfer_curve_panels(summary, read_file)
-    return {
-        "figures/reconstruction_loss.png": figures.line_figure(loss_figure(summary)),
-        "figures/max_latent_correlation.png": figures.line_figure(correlation_figure(summary)),
-        "figures/transfer_accuracy.png": figures.line_panels(
-            _title("Do the latents help with a handful of labels?", summary), accuracy_panels(summary)
+    made = [
+        _loss_chart(summary),
+        _correlation_chart(summary),
+        Chart("transfer_accuracy", _title("Do the latents help with a handful of labels?", summary), accuracy_panels(summary)),
+        Chart("manifold_distance", _title("Do midpoints look like data?", summary), [distance_figure(summary)]),
+        Chart(
+            "transfer_curves",
+            _title(f"Few-label training by epoch, {_curve_architecture(summary)}", summary, bands=False),
+            transfer_curve_panels(summary, read_file),
         ),
-        "figures/transfer_curves.png": figures.line_panels(
-            _title(f"Few-label training by epoch, {_curve_architecture(summary)}", summary, bands=False), curves
-        ),
-        "figures/interpolation.png": interpolation_picture(summary, read_file),
-    }
+        Chart("latent_correlations", f"Correlation of the latents ({_shown_config(summary)})", heat_maps(summary, read_file)),
+    ]
+    return {chart.name: chart for chart in made}
+
+
+def picture_files(summary: Summary, charts: Mapping[str, Chart], read_file: ReadFile) -> dict[str, bytes]:
+    """The pictures of a sweep as files, contents by path: every chart as PNG, as SVG and with its numbers, and the strips."""
+    if not charts:
+        return {}
+    files = {"figures/interpolation.png": interpolation_picture(summary, read_file)}
+    for name, chart in charts.items():
+        files |= {f"figures/{name}.{kind}": content for kind, content in figures.draw(chart).items()}
+        files[f"figures/{name}.csv"] = chart_csv(chart)
+    return files
+
+
+def chart_csv(chart: Chart) -> bytes:
+    """The numbers of a chart, a line a point or a cell."""
+    rows: list[Sequence[Any]] = []
+    for panel in chart.panels:
+        if isinstance(panel, HeatMap):
+            rows += [(panel.title, i, j, value) for i, line in enumerate(panel.matrix.tolist()) for j, value in enumerate(line)]
+        else:
+            rows += [(panel.title, *point) for line in (*panel.series, *panel.floors) for point in _points(line)]
+    heads = ("panel", "row", "column", "value") if isinstance(chart.panels[0], HeatMap) else LINE_COLUMNS
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, lineterminator="\n").writerows([heads, *rows])
+    return buffer.getvalue().encode()
+
+
+def _points(line: Series) -> list[tuple[Any, ...]]:
+    ends = zip(line.low, line.high, strict=True) if len(line.low) else [("", "")] * len(line.x)
+    return [(line.label, x, y, low, high) for x, y, (low, high) in zip(line.x, line.y, ends, strict=True)]
+
+
+def _loss_chart(summary: Summary) -> Chart:
+    figure = loss_figure(summary)
+    return Chart("reconstruction_loss", figure.title, [figure])
+
+
+def _correlation_chart(summary: Summary) -> Chart:
+    figure = correlation_figure(summary)
+    return Chart("max_latent_correlation", figure.title, [figure])
 
 
 def loss_figure(summary: Summary) -> LineFigure:
@@ -59,6 +101,22 @@ def correlation_figure(summary: Summary) -> LineFigure:
     title = _title("Are the latents redundant?", summary)
     lines = _lines(summary, "max_latent_correlation")
     return LineFigure(title, X_LABEL, _label("max_latent_correlation"), lines, chance, y_range=(0, 1))
+
+
+def distance_figure(summary: Summary) -> LineFigure:
+    """Distance of decoded midpoints from the data against latent size, with that of data itself."""
+    lines = _lines(summary, "interpolation/manifold_distance")
+    sizes = sorted({size_of(row) for row in summary.rows})
+    floor = [Series("data", sizes, [1.0] * len(sizes))]
+    return LineFigure("manifold distance", X_LABEL, _label("interpolation/manifold_distance"), lines, floor)
+
+
+def heat_maps(summary: Summary, read_file: ReadFile) -> list[HeatMap]:
+    """Correlation matrices of a small, a middle and a large latent size of one architecture."""
+    by_size = _best_by_size(_shown_rows(summary))
+    return [
+        HeatMap(f"d = {size}", "latent unit", _read_matrix(by_size[size].trials[0], read_file)) for size in _chosen_sizes(by_size)
+    ]
 
 
 def accuracy_panels(summary: Summary) -> list[LineFigure]:
@@ -79,8 +137,7 @@ def accuracy_panels(summary: Summary) -> list[LineFigure]:
 def transfer_curve_panels(summary: Summary, read_file: ReadFile) -> list[LineFigure]:
     """Train and test loss by epoch, a panel a mode, for a small, a middle and a large latent size of one architecture."""
     by_size = _best_by_size(_shown_rows(summary))
-    sizes = sorted(by_size)
-    chosen = sorted({sizes[0], sizes[-1], min(sizes, key=lambda size: abs(size - COMPARED_SIZES[0]))})
+    chosen = _chosen_sizes(by_size)
     frames = {size: [_read_curves(record, read_file) for record in by_size[size].trials] for size in chosen}
     return [
         LineFigure(
@@ -122,6 +179,17 @@ def interpolation_picture(summary: Summary, read_file: ReadFile) -> bytes:
     return figures.image_rows(lines, heading, note)
 
 
+def _chosen_sizes(by_size: Mapping[int, Row]) -> list[int]:
+    """A small, a middle and a large one."""
+    sizes = sorted(by_size)
+    return sorted({sizes[0], sizes[-1], min(sizes, key=lambda size: abs(size - COMPARED_SIZES[0]))})
+
+
+def _shown_config(summary: Summary) -> str:
+    config = _shown_rows(summary)[0].trials[0].trial.config
+    return f"{config.dataset}, {config.architecture}, seed {config.seed}"
+
+
 def _label(metric: str) -> str:
     return f"{metric} ({METRICS[metric].unit})"
 
@@ -133,10 +201,6 @@ def _title(question: str, summary: Summary, bands: bool = True) -> str:
     return f"{question} ({summary.rows[0].trials[0].trial.config.dataset}, {what}{bands_are})"
 
 
-def _size(row: Row) -> int:
-    return row.trials[0].trial.config.latent_size
-
-
 def _series(summary: Summary) -> dict[str, list[Row]]:
     """Rows that make one line: those that differ in latent size only.
 
@@ -144,10 +208,9 @@ def _series(summary: Summary) -> dict[str, list[Row]]:
     """
     full: dict[str, list[Row]] = {}
     short: dict[str, list[Row]] = {}
-    for row in sorted(summary.rows, key=_size):
+    for row in sorted(summary.rows, key=size_of):
         config = row.trials[0].trial.config
-        more = [f"{name}={row.point[name]}" for name in summary.axes if name not in ("architecture", "latent_size")]
-        full.setdefault(", ".join([config.architecture, *more]), []).append(row)
+        full.setdefault(line_label(row, summary.axes), []).append(row)
         short.setdefault(config.architecture, []).append(row)
     if len(full) <= MOST_SERIES:
         return full
@@ -157,8 +220,8 @@ def _series(summary: Summary) -> dict[str, list[Row]]:
 def _best_by_size(rows: Sequence[Row]) -> dict[int, Row]:
     """For each latent size the row that is best on the validation split."""
     by_size: dict[int, Row] = {}
-    for row in sorted(rows, key=lambda row: (_size(row), row.metrics["val/mse"].mean)):
-        by_size.setdefault(_size(row), row)
+    for row in sorted(rows, key=lambda row: (size_of(row), row.metrics["val/mse"].mean)):
+        by_size.setdefault(size_of(row), row)
     return by_size
 
 
@@ -175,7 +238,7 @@ def _line(label: str, rows: Sequence[Row], metric: str) -> Series:
     able = [row for row in rows if metric in row.metrics]
     values = [row.metrics[metric] for row in able]
     return Series(
-        label, [_size(row) for row in able], [v.mean for v in values], [v.low for v in values], [v.high for v in values]
+        label, [size_of(row) for row in able], [v.mean for v in values], [v.low for v in values], [v.high for v in values]
     )
 
 
@@ -202,6 +265,11 @@ def _curve(label: str, curves: Sequence[Sequence[float]], color: int, dashed: bo
 def _read_curves(record: TrialRecord, read_file: ReadFile) -> dict[str, list[float]]:
     lines = list(csv.DictReader(read_file(record.run_id, "curves/transfer.csv").decode().splitlines()))
     return {name: [float(line[name]) for line in lines] for name in lines[0]}
+
+
+def _read_matrix(record: TrialRecord, read_file: ReadFile) -> Any:
+    text = read_file(record.run_id, "latents/correlation.csv").decode()
+    return np.loadtxt(io.StringIO(text), delimiter=",", skiprows=1, ndmin=2)[:, 1:]
 
 
 def _read_strips(record: TrialRecord, read_file: ReadFile) -> tuple[Any, list[list[int]]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness import models, report
+from harness import models, tables
 from harness.checkpoints import checkpoint_path, read_checkpoint, write_checkpoint
 from harness.config import Trial, TrialConfig, TrialRecord, TrialResult
 from harness.display import Display
@@ -336,4 +336,4 @@ def _write_states(run: Run, group: Group) -> None:
 
 def trial_name(plan: SweepPlan, trial: Trial) -> str:
     """What its run is called."""
-    return report.trial_name(trial, plan.study.axes)
+    return tables.trial_name(trial, plan.study.axes)

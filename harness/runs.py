@@ -9,18 +9,19 @@ import gc
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from harness.journal import Write
 from harness.rules import UserError
-from harness.store import StoreError, TrashedError, artifact_location, is_missing, without_password
+from harness.store import StoreError, TrashedError, artifact_location, check_store, initialise, is_missing, without_password
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as Run
-    from mlflow.tracking import MlflowClient
+    from mlflow.tracking import MlflowClient as MlflowClient
 
 KEY_TAG = "harness.key"
 """The tag with a run's key: by it a run is found whose creation was answered by nobody."""
@@ -32,6 +33,35 @@ REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALRE
 
 MISTAKES = (TypeError, ValueError, LookupError, AttributeError)
 
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+class OfStore(Protocol):
+    """What works on a store.
+
+    Attributes:
+        uri: Of the store.
+    """
+
+    uri: str
+
+
+Owner = TypeVar("Owner", bound=OfStore)
+
+
+def explains(method: Callable[Concatenate[Owner, Given], Result]) -> Callable[Concatenate[Owner, Given], Result]:
+    """Turns whatever the store raises in a method into one line that says which store and why."""
+
+    @wraps(method)
+    def call(owner: Owner, /, *arguments: Given.args, **named: Given.kwargs) -> Result:
+        try:
+            return method(owner, *arguments, **named)
+        except Exception as error:  # SQLAlchemy, requests and MLflow each have errors of their own
+            raise explained(owner.uri, error) from error
+
+    return call
+
 
 class MlflowRuns:
     """Writes to an MLflow store; a ``Writer``."""
@@ -40,6 +70,7 @@ class MlflowRuns:
         """Takes the address of a store and a client that is connected to it."""
         self.uri, self.client = uri, client
 
+    @explains
     def write(self, write: Write, again: bool = False) -> str:
         """Does a write; gives the run's id.
 
@@ -48,10 +79,7 @@ class MlflowRuns:
             TrashedError: if the run is in MLflow's trash.
             UserError: if the store does not take it.
         """
-        try:
-            return self._find_or_create(write, again) if write.kind == "create" else self._change(write)
-        except Exception as error:  # SQLAlchemy, requests and MLflow each have errors of their own
-            raise explained(self.uri, error) from error
+        return self._find_or_create(write, again) if write.kind == "create" else self._change(write)
 
     def _find_or_create(self, write: Write, again: bool) -> str:
         content = write.content
@@ -126,6 +154,19 @@ def connect(uri: str) -> MlflowClient:
     client = MlflowClient(tracking_uri=uri)
     client.search_experiments(max_results=1)
     return client
+
+
+def open_client(uri: str) -> MlflowClient:
+    """Checks a store, makes it ready and connects to it.
+
+    Raises:
+        UserError: if it cannot be used; says which store and why.
+    """
+    check_store(uri)
+    try:
+        return initialise(uri, connect)
+    except Exception as error:  # as above
+        raise explained(uri, error) from None
 
 
 def find_experiment(client: MlflowClient, uri: str, name: str) -> tuple[str, tuple[str, ...]]:

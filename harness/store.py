@@ -8,7 +8,6 @@ import sqlite3
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import TypeVar
@@ -21,26 +20,6 @@ SQLITE = "sqlite:///"
 ARTIFACT_FOLDER = "mlruns"
 HEALTH_TIMEOUT_SECONDS = 5
 ASK_TIMEOUT_SECONDS = 2
-
-CHILDREN = """
-    SELECT runs.run_uuid, runs.status FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid
-    WHERE tags.key = 'mlflow.parentRunId' AND tags.value = ? AND runs.lifecycle_stage = 'active'
-    ORDER BY runs.start_time DESC, runs.run_uuid
-"""
-OF_CHILDREN = {
-    "metrics": """
-        SELECT own.run_uuid, own.key, own.value FROM tags JOIN latest_metrics AS own ON own.run_uuid = tags.run_uuid
-        WHERE tags.key = 'mlflow.parentRunId' AND tags.value = ? AND NOT own.is_nan
-    """,
-    "params": """
-        SELECT own.run_uuid, own.key, own.value FROM tags JOIN params AS own ON own.run_uuid = tags.run_uuid
-        WHERE tags.key = 'mlflow.parentRunId' AND tags.value = ?
-    """,
-    "tags": """
-        SELECT own.run_uuid, own.key, own.value FROM tags JOIN tags AS own ON own.run_uuid = tags.run_uuid
-        WHERE tags.key = 'mlflow.parentRunId' AND tags.value = ?
-    """,
-}
 
 
 class StoreError(UserError):
@@ -64,25 +43,6 @@ class StoreError(UserError):
 
 class TrashedError(UserError):
     """A run that somebody has put in MLflow's trash while it was under way."""
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """A run as a store holds it.
-
-    Attributes:
-        run_id: MLflow's.
-        status: In MLflow's words, such as ``FINISHED``.
-        metrics: The last value of each.
-        params: As text.
-        tags: MLflow's own among them.
-    """
-
-    run_id: str
-    status: str
-    metrics: dict[str, float]
-    params: dict[str, str]
-    tags: dict[str, str]
 
 
 def default_uri() -> str:
@@ -200,40 +160,6 @@ def _what_is_wrong_with(database: Path) -> str:
     except sqlite3.Error as error:
         return str(error)
     return ""
-
-
-def read_children(uri: str, parent_id: str) -> list[StoredRun] | None:
-    """Reads the runs below a parent run straight from a SQLite file, newest first.
-
-    MLflow reads every number into an object of its own, which takes ten times as long: with thousands of runs that is
-    most of what it costs to resume a sweep.
-
-    Returns:
-        The runs that are not in the trash; ``None`` where MLflow has to be asked: the store is of another kind, or it has
-        other tables than are known here.
-    """
-    database = database_path(uri)
-    if database is None:
-        return None
-    try:
-        connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=HEALTH_TIMEOUT_SECONDS)
-        try:
-            return _read_children(connection, parent_id)
-        finally:
-            connection.close()
-    except sqlite3.Error:
-        return None
-
-
-def _read_children(connection: sqlite3.Connection, parent_id: str) -> list[StoredRun]:
-    connection.execute("BEGIN")  # so that all that is read is of one moment
-    runs = {run_id: StoredRun(run_id, status, {}, {}, {}) for run_id, status in connection.execute(CHILDREN, (parent_id,))}
-    for name, query in OF_CHILDREN.items():
-        parts = {run_id: getattr(run, name) for run_id, run in runs.items()}
-        for run_id, key, value in connection.execute(query, (parent_id,)):
-            if run_id in parts:
-                parts[run_id][key] = value
-    return list(runs.values())
 
 
 def is_missing(location: str) -> bool:

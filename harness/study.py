@@ -75,7 +75,7 @@ def _grid_size(study: StudyConfig) -> int:
 
 def _dry_run(file: StudyFile, request: Request) -> int:
     """Shows the trials of a grid, or a sampler's first round; reads no image and opens no store."""
-    from harness import display, plan, report
+    from harness import display, plan, tables
 
     study = plan.check(file, request)
     trials: Sequence[Trial] = plan.grid_trials(study)
@@ -86,7 +86,7 @@ def _dry_run(file: StudyFile, request: Request) -> int:
     if request.json:
         print(json.dumps([{"trial": trial.number, **trial.config.to_params()} for trial in trials], indent=2))
         return FINISHED
-    rows = [[str(trial.number), report.trial_name(trial, study.axes), str(trial.config.epochs)] for trial in trials]
+    rows = [[str(trial.number), tables.trial_name(trial, study.axes), str(trial.config.epochs)] for trial in trials]
     display.print_table(
         f"{study.name} on {study.base.dataset}: {len(trials)} trials, none run{more}",
         ["trial", "configuration", "epochs"],
@@ -147,7 +147,7 @@ def _replay(request: Request) -> int:
 
 
 def _show(plan: SweepPlan, tracker: Tracker, outcome: SweepOutcome, request: Request, words: Sequence[str]) -> None:
-    from harness import display, report
+    from harness import display, tables
 
     lines = _closing_lines(plan, tracker, outcome, words)
     if not request.json:
@@ -162,7 +162,7 @@ def _show(plan: SweepPlan, tracker: Tracker, outcome: SweepOutcome, request: Req
         "tracking_uri": tracker.uri,
         "experiment_id": outcome.sweep.experiment_id,
         "run_id": outcome.sweep.run_id,
-        **report.as_json(outcome.summary),
+        **tables.as_json(outcome.summary),
     }
     print(json.dumps(content, indent=2))
 

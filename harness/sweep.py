@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
-from harness import models, pictures, report
+from harness import models, pictures, tables
 from harness.checkpoints import forget_checkpoints
 from harness.config import Trial, TrialRecord
 from harness.confirmation import ConfirmedSearch, Search, is_confirmation
@@ -35,7 +35,7 @@ class SweepOutcome:
     """
 
     sweep: OpenSweep
-    summary: report.Summary
+    summary: tables.Summary
     was_finished: bool
     kept: int
 
@@ -94,7 +94,7 @@ def _run_rounds(run: Run, search: Search, trials: list[Trial], records: dict[int
     total, each = run.plan.total + sum(map(is_confirmation, records)), 1 + EVALUATION_SHARE
     run.display.start(run.plan.title, total * each, len(records) * each, total, list(records.values()))
     objective = run.plan.study.objectives[0]
-    best = report.best_trial(records.values(), objective)
+    best = tables.best_trial(records.values(), objective)
     workers = choose_workers(run.means.workers, run.plan.placement.device)
     with EXECUTORS[run.means.executor](workers) as executor:
         while trials:
@@ -104,17 +104,17 @@ def _run_rounds(run: Run, search: Search, trials: list[Trial], records: dict[int
             for record in run_round(run, executor, trials, records):
                 records[record.trial.number] = record
                 search.tell(record)
-                best = report.best_trial(filter(None, (best, record)), objective)
+                best = tables.best_trial(filter(None, (best, record)), objective)
                 run.display.trial_ended(trial_name(run.plan, record.trial), record, is_best=best is record)
             trials = search.next_round()
     if search.ended_early:
         run.display.note(f"note: {search.ended_early}")
 
 
-def _summarize(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> report.Summary:
+def _summarize(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> tables.Summary:
     ordered = [records[number] for number in sorted(records)]
     total = plan.total + sum(map(is_confirmation, records))
-    return report.summarize(ordered, report.table_axes(plan.study.axes, ordered), total)
+    return tables.summarize(ordered, tables.table_axes(plan.study.axes, ordered), total)
 
 
 def _finish(run: Run, records: Mapping[int, TrialRecord]) -> None:
@@ -126,7 +126,7 @@ def _finish(run: Run, records: Mapping[int, TrialRecord]) -> None:
     note = (
         f"{plan.study.question}\n\nIts metrics are the best of its trials, each by itself; the tags harness.best.* name the runs."
     )
-    files = report.table_files(summary, records.values()) | pictures.picture_files(summary, run.tracker.read_file)
+    files = tables.table_files(summary, records.values()) | pictures.picture_files(summary, run.tracker.read_file)
     status: Status = "FINISHED" if summary.finished else "FAILED"
     run.tracker.finish_sweep(run.sweep, status, metrics | counts, tags | {"mlflow.note.content": note}, files)
     if run.means.checkpoints:

@@ -20,9 +20,10 @@ from harness.config import Trial, TrialRecord, TrialResult
 from harness.journal import Journal, JournalError, Write
 from harness.outage import Patience
 from harness.plan import SweepPlan
+from harness.reader import read_children
 from harness.rules import UserError
 from harness.runs import MlflowRuns
-from harness.store import StoreError, read_children
+from harness.store import StoreError
 from harness.study import main
 from harness.sweep import Means, run_sweep
 from harness.track import MlflowTracker

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import sqlite3
 import threading
@@ -323,21 +322,3 @@ def test_a_database_left_half_made_by_a_kill_is_made_anew(here: Path) -> None:
     initialise("sqlite:///a.db", lambda uri: sqlite3.connect(database_path(uri) or here).close())
     check_store("sqlite:///a.db")
     assert set(contents(here)) <= {"a.db", ".a.db.lock"}
-
-
-def test_children_are_read_from_a_file_with_known_tables_only(tmp_path: Path, empty_store: Path) -> None:
-    """Of any other store there is nothing to say: MLflow is asked then."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    assert store.read_children(f"sqlite:///{tmp_path}/mlflow.db", "0") == []
-    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
-        connection.execute("ALTER TABLE latest_metrics RENAME COLUMN is_nan TO is_not")
-    connection.close()
-    (tmp_path / "words.db").write_text("no database at all, but some words that are longer than a hundred characters" * 3)
-    for uri in (
-        "http://127.0.0.1:1",
-        f"sqlite:///{tmp_path}/missing.db",
-        f"sqlite:///{tmp_path}/mlflow.db",
-        f"sqlite:///{tmp_path}/words.db",
-    ):
-        assert store.read_children(uri, "0") is None
-    assert not (tmp_path / "missing.db").exists()

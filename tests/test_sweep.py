@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from harness import report
+from harness import tables
 from harness.config import Placement, Trial, TrialConfig, TrialRecord
 from harness.executors import EXECUTORS, InlineExecutor
 from harness.library import StudyFile
@@ -261,7 +261,7 @@ def test_the_best_trial_follows_each_metrics_own_direction(placement: Placement)
         return TrialRecord(f"run-{number}", Trial(number, resolve(replace(TINY, seed=number))), status, metrics)
 
     records = [record(0, "finished", 0.3, 0.5), record(1, "failed", 0.1, 0.99), record(2, "finished", 0.2, 0.4)]
-    summary = report.summarize(records, ("latent_size",), 3)
+    summary = tables.summarize(records, ("latent_size",), 3)
     assert summary.best["reconstruction_loss"].run_id == "run-2"
     assert summary.best["transfer_accuracy"].run_id == "run-0"
     assert "max_latent_correlation" not in summary.best

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import math
@@ -21,7 +20,6 @@ from harness.config import EpochLog, Trial, TrialResult
 from harness.models import resolve
 from harness.provenance import device_name
 from harness.rules import UserError
-from harness.store import StoredRun, read_children
 from harness.track import MlflowTracker
 from harness.tracker import NullTracker, SweepInfo, Tracker
 from tests.support import TINY
@@ -231,18 +229,6 @@ def test_a_long_proposal_is_read_back_whole() -> None:
     assert tracker.open_sweep(INFO, fresh=False).records[0].trial == trial
 
 
-def test_more_trials_than_a_page_are_all_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With pages of two, five trials come back."""
-    monkeypatch.setattr("harness.track.read_children", lambda *arguments: None)
-    monkeypatch.setattr("harness.track.RUNS_A_PAGE", 2)
-    tracker = MlflowTracker(None)
-    sweep = tracker.open_sweep(INFO, fresh=False)
-    for number in range(5):
-        trial = Trial(number, CONFIG)
-        tracker.finish_trial(tracker.start_trial(sweep, trial, "t", {}), trial, TrialResult(CONFIG, "finished", {"val/mse": 0.1}))
-    assert tracker.open_sweep(INFO, fresh=False).records.keys() == set(range(5))
-
-
 def test_readers_do_not_block_a_writer() -> None:
     """The store is in write-ahead mode: with a reader's transaction open a trial is written at once."""
     tracker = MlflowTracker(None)
@@ -312,68 +298,6 @@ def test_a_sweep_that_another_command_runs_is_refused() -> None:
         pass
     with second.claim(INFO.identity):
         pass
-
-
-def test_ended_trials_are_all_found_while_cut_off_ones_are_cleared_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages of three, six ended trials and two that were cut off: deleting those loses none of the others."""
-    monkeypatch.setattr("harness.track.read_children", lambda *arguments: None)
-    monkeypatch.setattr("harness.track.RUNS_A_PAGE", 3)
-    tracker = MlflowTracker(None)
-    sweep = tracker.open_sweep(INFO)
-    for number in range(8):
-        run_id = tracker.start_trial(sweep, Trial(number, CONFIG), "t", {})
-        if number not in (4, 7):
-            tracker.finish_trial(run_id, Trial(number, CONFIG), TrialResult(CONFIG, "finished", {"val/mse": 0.1}))
-    reopened = tracker.open_sweep(INFO)
-    assert reopened.records.keys() == {0, 1, 2, 3, 5, 6}
-    assert reopened.attempts == {4: 1, 7: 1}
-
-
-def test_a_sweep_read_from_the_file_is_what_mlflow_reads(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Finished, failed, running and deleted runs, those of another sweep, and numbers of others that are not finite."""
-    tracker = MlflowTracker(None)
-    sweep, finished = begin(tracker)
-    tracker.log_epochs(finished, LOGS)
-    tracker.finish_trial(finished, Trial(0, CONFIG), RESULT)
-    client.log_metric(finished, "added/nan", math.nan)
-    failed, running, deleted = (tracker.start_trial(sweep, Trial(number, CONFIG, '{"a": 1}'), "t", {}) for number in (1, 2, 3))
-    tracker.finish_trial(failed, Trial(1, CONFIG, '{"a": 1}'), TrialResult(CONFIG, "failed", reason="no memory"))
-    client.delete_run(deleted)
-    other = tracker.open_sweep(INFO, fresh=True)
-    tracker.start_trial(other, Trial(0, CONFIG), "t", {})
-    read, asked = read_children(tracker.uri, sweep.run_id), list(tracker._asked_children("1", sweep.run_id))
-    assert read is not None
-    assert {run.run_id for run in read} == {finished, failed, running}
-    for run, same in zip(sorted(read, key=by_id), sorted(asked, key=by_id), strict=True):
-        assert (run.status, run.params, run.tags) == (same.status, same.params, same.tags)
-        assert run.metrics == {name: value for name, value in same.metrics.items() if name != "added/nan"}
-    opened = MlflowTracker(None)._reopen(client.get_run(sweep.run_id), (), retry_failed=False)
-    monkeypatch.setattr("harness.track.read_children", lambda *arguments: None)
-    assert MlflowTracker(None)._reopen(client.get_run(sweep.run_id), (), retry_failed=False).records == opened.records
-
-
-def by_id(run: StoredRun) -> str:
-    """For sorting."""
-    return run.run_id
-
-
-def test_garbage_is_collected_again_after_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only while MLflow reads is it left, also where reading fails, and it stays off where it was off."""
-    tracker, seen = MlflowTracker(None), []
-    begin(tracker)
-    monkeypatch.setattr(
-        "mlflow.tracking.MlflowClient.search_runs", lambda *arguments, **named: seen.append(gc.isenabled()) or 1 / 0
-    )
-    with pytest.raises(ZeroDivisionError):
-        list(tracker._asked_children("1", "0"))
-    assert (seen, gc.isenabled()) == ([False], True)
-    gc.disable()
-    try:
-        with pytest.raises(ZeroDivisionError):
-            list(tracker._asked_children("1", "0"))
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
 
 
 def test_failed_trials_run_again_when_asked_for(tracker: Tracker) -> None:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness import pictures, report
+from harness import pictures, tables
 from harness.config import Trial, TrialConfig, TrialRecord
 from harness.measures import METRICS
 from harness.models import resolve
-from harness.report import Summary, summarize, table_axes, trial_name, trials_frame
+from harness.tables import Summary, summarize, table_axes, trial_name, trials_frame
 
 CURVES = "epoch,{names}\n1,{first}\n2,{second}\n"
 
@@ -156,7 +156,7 @@ def test_a_sweep_of_one_latent_size_has_tables_and_no_pictures() -> None:
     records = grid(("base", "deep"), sizes=(10,))
     summary = summary_of(records, "architecture")
     assert pictures.picture_files(summary, read_file) == {}
-    assert report.table_files(summary, records).keys() == {"summary.json", "trials.csv"}
+    assert tables.table_files(summary, records).keys() == {"summary.json", "trials.csv"}
 
 
 def test_the_table_has_the_same_columns_for_kept_and_for_new_trials() -> None:
@@ -170,7 +170,7 @@ def test_the_table_has_the_same_columns_for_kept_and_for_new_trials() -> None:
 
 def test_undefined_numbers_are_null_in_json() -> None:
     """One seed has a mean and no interval."""
-    content = report.as_json(summary_of(grid(seeds=1), "architecture", "latent_size"))
+    content = tables.as_json(summary_of(grid(seeds=1), "architecture", "latent_size"))
     interval = content["rows"][0]["metrics"]["reconstruction_loss"]
     assert interval == {"mean": pytest.approx(0.5), "low": None, "high": None, "count": 1}
     assert not any(isinstance(value, float) and math.isnan(value) for value in interval.values())

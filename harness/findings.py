@@ -1,0 +1,52 @@
+"""What a sweep says: a sentence for each question, made from the numbers, with the runs that it rests on.
+
+To add one: a function of the evidence, and an entry in ``FINDINGS``, at the end. The first sentence of a question is its answer,
+in the verdict; the others stand in the report only. A sentence that the replicates do not bear says so, and how many would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from harness.code_findings import find_interpolation, find_redundancy
+from harness.evidence import Claim, Evidence
+from harness.label_findings import find_labels, find_modes
+from harness.loss_findings import find_architecture, find_dimensions, find_floors
+
+
+def find(evidence: Evidence) -> list[Claim]:
+    """All that can be said of a sweep, question by question."""
+    return [claim for finding in FINDINGS.values() for claim in finding.claims(evidence)]
+
+
+def verdict(claims: Sequence[Claim]) -> list[Claim]:
+    """The answer to each question: its first sentence."""
+    answers: dict[str, Claim] = {}
+    for claim in claims:
+        answers.setdefault(claim.topic, claim)
+    return list(answers.values())
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A question and what answers it.
+
+    Attributes:
+        question: For people.
+        claims: From the evidence to its sentences, the answer first; empty where the sweep has nothing to say to it.
+    """
+
+    question: str
+    claims: Callable[[Evidence], list[Claim]]
+
+
+FINDINGS: dict[str, Finding] = {
+    "dimensions": Finding("How many latent dimensions are needed?", find_dimensions),
+    "architecture": Finding("Which architecture?", find_architecture),
+    "floors": Finding("Is it better than no learning at all?", find_floors),
+    "interpolation": Finding("Do more latents give better interpolations?", find_interpolation),
+    "redundancy": Finding("Are the latents redundant?", find_redundancy),
+    "labels": Finding("Are they of use with a handful of labels?", find_labels),
+    "modes": Finding("Should the encoder be trained along?", find_modes),
+}

@@ -1,0 +1,233 @@
+"""Reads sweeps and their trials back from a store: straight from a SQLite file where it can, else through MLflow."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.config import EndStatus, Trial, TrialConfig, TrialRecord
+from harness.rules import UserError
+from harness.runs import explains, no_garbage_collection, open_client
+from harness.store import HEALTH_TIMEOUT_SECONDS, database_path, default_uri
+
+if TYPE_CHECKING:
+    from harness.runs import MlflowClient, Run
+
+RUNS_A_PAGE = 1000
+PRUNED_TAG = "harness.pruned"
+
+ENDS: dict[EndStatus, str] = {"finished": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
+"""How a trial ends, in MLflow's words; one that was cut off is KILLED as well, without the tag."""
+
+CHILDREN = """
+    SELECT runs.run_uuid, runs.experiment_id, runs.status, runs.start_time, runs.end_time
+    FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid
+    WHERE tags.key = 'mlflow.parentRunId' AND tags.value = ? AND runs.lifecycle_stage = 'active'
+    ORDER BY runs.start_time DESC, runs.run_uuid
+"""
+OF_CHILDREN = {
+    "metrics": """
+        SELECT own.run_uuid, own.key, own.value FROM tags JOIN latest_metrics AS own ON own.run_uuid = tags.run_uuid
+        WHERE tags.key = 'mlflow.parentRunId' AND tags.value = ? AND NOT own.is_nan
+    """,
+    "params": """
+        SELECT own.run_uuid, own.key, own.value FROM tags JOIN params AS own ON own.run_uuid = tags.run_uuid
+        WHERE tags.key = 'mlflow.parentRunId' AND tags.value = ?
+    """,
+    "tags": """
+        SELECT own.run_uuid, own.key, own.value FROM tags JOIN tags AS own ON own.run_uuid = tags.run_uuid
+        WHERE tags.key = 'mlflow.parentRunId' AND tags.value = ?
+    """,
+}
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as a store holds it: a sweep's parent run, or a trial's.
+
+    Attributes:
+        run_id: MLflow's.
+        experiment_id: Of its experiment.
+        status: In MLflow's words, such as ``FINISHED``.
+        began: Milliseconds since 1970.
+        ended: The same; ``None`` where it has not.
+        metrics: The last value of each.
+        params: As text.
+        tags: MLflow's own among them.
+    """
+
+    run_id: str
+    experiment_id: str
+    status: str
+    began: int
+    ended: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What MLflow shows it as."""
+        return self.tags.get("mlflow.runName", "")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it came to a result; one that was cut off did not."""
+        return self.end is not None
+
+    @property
+    def end(self) -> EndStatus | None:
+        """How the trial of this run has ended; ``None`` where it was cut off."""
+        if self.status == ENDS["pruned"] and PRUNED_TAG not in self.tags:
+            return None
+        return next((end for end, status in ENDS.items() if status == self.status), None)
+
+    @property
+    def record(self) -> TrialRecord:
+        """The trial of this run, which has ended."""
+        trial = Trial(self.number, TrialConfig.from_params(self.params), _joined("harness.proposal", self.tags))
+        return TrialRecord(self.run_id, trial, self.end or "failed", finite(self.metrics), self.tags.get("harness.reason", ""))
+
+    @property
+    def number(self) -> int:
+        """That of the trial of this run."""
+        return int(self.tags["harness.trial"])
+
+
+class StoreReader:
+    """Reads what sweeps have written; changes nothing."""
+
+    def __init__(self, uri: str, client: MlflowClient) -> None:
+        """Takes the address of a store and a client that is connected to it; ``open_reader`` makes both."""
+        self.uri, self._client = uri, client
+
+    @explains
+    def sweeps(self, study: str, identity: str = "") -> list[StoredRun]:
+        """The parent runs of a study, newest first; only those of one identity where it is given."""
+        experiment = self._client.get_experiment_by_name(study)
+        return [*self._parents(str(experiment.experiment_id), identity)] if experiment else []
+
+    @explains
+    def newest_sweep(self, experiment_id: str, identity: str) -> StoredRun | None:
+        """The newest parent run of an identity; nothing where there is none."""
+        return next(self._parents(experiment_id, identity, page=1), None)
+
+    @explains
+    def children(self, parent: StoredRun) -> list[StoredRun]:
+        """The runs of all trials of a sweep, whatever has become of them, but for those in the trash."""
+        runs = read_children(self.uri, parent.run_id)
+        if runs is None:
+            runs = list(self._asked_children(parent))
+        return [run for run in runs if "harness.trial" in run.tags]  # others may be below it, by somebody's own hand
+
+    def trials(self, parent: StoredRun) -> list[StoredRun]:
+        """The runs of the trials of a sweep that have ended, in the order of their numbers; ``record`` is the trial of each."""
+        return sorted((run for run in self.children(parent) if run.has_ended), key=lambda run: run.number)
+
+    @explains
+    def read_file(self, run_id: str, path: str) -> bytes:
+        """The content of a file of a run."""
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(self._client.download_artifacts(run_id, path, folder)).read_bytes()
+
+    @explains
+    def under_way(self, experiment_id: str, identity: str) -> list[StoredRun]:
+        """The runs of a sweep that say that they are running, its parent run among them."""
+        wanted = f"tags.`harness.sweep` = '{identity}' and attributes.status = 'RUNNING'"
+        return list(self._search(experiment_id, wanted))
+
+    def _parents(self, experiment_id: str, identity: str, page: int | None = None) -> Iterator[StoredRun]:
+        wanted = "tags.`harness.kind` = 'sweep'" + (f" and tags.`harness.sweep` = '{identity}'" if identity else "")
+        return self._search(experiment_id, wanted, ("attributes.start_time DESC",), page)
+
+    def _asked_children(self, parent: StoredRun) -> Iterator[StoredRun]:
+        """What ``read_children`` gives, from any store."""
+        return self._search(parent.experiment_id, f"tags.`mlflow.parentRunId` = '{parent.run_id}'")
+
+    def _search(self, experiment_id: str, wanted: str, order: Sequence[str] = (), page: int | None = None) -> Iterator[StoredRun]:
+        token = None
+        while True:
+            with no_garbage_collection():
+                runs = self._client.search_runs(
+                    [experiment_id], wanted, max_results=page or RUNS_A_PAGE, order_by=list(order), page_token=token
+                )
+            yield from map(_stored, runs)
+            token = runs.token
+            if not token:
+                return
+
+
+def open_reader(uri: str | None) -> StoreReader:
+    """Opens a store for reading.
+
+    Args:
+        uri: Of the store; ``MLFLOW_TRACKING_URI`` or ``mlflow.db`` in this folder where it is ``None``.
+
+    Raises:
+        UserError: if there is no such store, or it cannot be used; says which and why.
+    """
+    uri = uri or default_uri()
+    if (database := database_path(uri)) and not database.exists():
+        raise UserError(f"there is no tracking store {uri}: go to the folder that has it, or name it with --tracking-uri")
+    return StoreReader(uri, open_client(uri))
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those that are numbers."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def read_children(uri: str, parent_id: str) -> list[StoredRun] | None:
+    """Reads the runs below a parent run straight from a SQLite file, newest first.
+
+    MLflow reads every number into an object of its own, which takes ten times as long: with thousands of runs that is
+    most of what it costs to resume a sweep.
+
+    Returns:
+        The runs that are not in the trash; ``None`` where MLflow has to be asked: the store is of another kind, or it has
+        other tables than are known here.
+    """
+    database = database_path(uri)
+    if database is None:
+        return None
+    try:
+        connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=HEALTH_TIMEOUT_SECONDS)
+        try:
+            return _read_children(connection, parent_id)
+        finally:
+            connection.close()
+    except sqlite3.Error:
+        return None
+
+
+def _read_children(connection: sqlite3.Connection, parent_id: str) -> list[StoredRun]:
+    connection.execute("BEGIN")  # so that all that is read is of one moment
+    rows = connection.execute(CHILDREN, (parent_id,))
+    runs = {run_id: StoredRun(run_id, str(experiment), status, began, ended) for run_id, experiment, status, began, ended in rows}
+    for name, query in OF_CHILDREN.items():
+        parts = {run_id: getattr(run, name) for run_id, run in runs.items()}
+        for run_id, key, value in connection.execute(query, (parent_id,)):
+            if run_id in parts:
+                parts[run_id][key] = value
+    return list(runs.values())
+
+
+def _stored(run: Run) -> StoredRun:
+    info, data = run.info, run.data
+    status, ended = str(info.status), info.end_time or None
+    return StoredRun(
+        str(info.run_id), str(info.experiment_id), status, info.start_time, ended, data.metrics, data.params, data.tags
+    )
+
+
+def _joined(name: str, tags: Mapping[str, str]) -> str:
+    """A text that is kept as several tags."""
+    parts: list[str] = []
+    while (part := tags.get(f"{name}.{len(parts)}")) is not None:
+        parts.append(part)
+    return "".join(parts)

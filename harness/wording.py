@@ -1,0 +1,75 @@
+"""Numbers as people read them in a sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from harness.statistics import Interval
+
+Format = Callable[[float], str]
+
+
+def decimal(value: float) -> str:
+    """Three digits that count: 0.00843, 1.21, 30."""
+    return f"{value:.3g}"
+
+
+def tenths(value: float) -> str:
+    """One digit behind the point."""
+    return f"{value:.1f}"
+
+
+def percent(value: float) -> str:
+    """A share: 12 %, 2.3 %."""
+    return f"{100 * value:.1f} %" if abs(value) < 0.0995 else f"{100 * value:.0f} %"
+
+
+def points(value: float) -> str:
+    """A difference of shares, in percentage points, without its sign."""
+    return f"{abs(100 * value):.1f} points"
+
+
+def accuracy(value: float) -> str:
+    """A share of test images."""
+    return f"{value:.3f}"
+
+
+def interval(value: Interval, write: Format) -> str:
+    """The ends, in brackets; empty for a single replicate."""
+    if math.isnan(value.low):
+        return ""
+    return f" (95 % interval {write(value.low)} to {write(value.high)})"
+
+
+def estimate(value: Interval, write: Format) -> str:
+    """A mean with the ends of its interval."""
+    return write(value.mean) + interval(value, write)
+
+
+def p_value(value: float) -> str:
+    """With what can be said of a small one."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words in a row: a, b and c."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def sizes(values: Sequence[int]) -> str:
+    """Latent sizes: d = 2, 5 and 10."""
+    return f"d = {listed([str(value) for value in values])}"
+
+
+def seeds(count: int) -> str:
+    """A number of replicates."""
+    return "one seed" if count == 1 else f"{count} seeds"
+
+
+def unresolved(count: int, needed: int | None) -> str:
+    """What to do where the replicates do not settle a question."""
+    if count < 2:
+        return "is not resolved with one seed, which says nothing of the spread; take --seeds 3 at the least"
+    more = f"about {needed} would do" if needed and needed > count else "many more would be needed"
+    return f"is not resolved with {seeds(count)}; {more}"
