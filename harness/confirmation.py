@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from harness.config import MOST_CONFIRM_SEEDS, StudyConfig, Trial, TrialRecord
 from harness.pareto import front
@@ -23,6 +23,10 @@ PLACES = MOST_CONFIRM_SEEDS + 1
 
 class Search(Protocol):
     """What to train next."""
+
+    @property
+    def study(self) -> Any:
+        """Optuna's, with all trials of the search."""
 
     @property
     def ended_early(self) -> str:
@@ -57,6 +61,11 @@ class ConfirmedSearch:
     def __init__(self, search: Search, study: StudyConfig, directions: Sequence[str], records: Mapping[int, TrialRecord]) -> None:
         self._search, self._study, self._directions, self._records = search, study, directions, dict(records)
         self._is_open = True
+
+    @property
+    def study(self) -> Any:
+        """The search's."""
+        return self._search.study
 
     @property
     def ended_early(self) -> str:

@@ -10,6 +10,7 @@ from typing import Protocol
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -154,6 +155,14 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for row in rows:
         table.add_row(*row)
     Console(highlight=False, markup=False).print(table)
+
+
+def print_text(lines: Sequence[str]) -> None:
+    """Prints sentences on stdout, wrapped to the terminal's width; what stands in from the left stays so."""
+    console = Console(highlight=False, markup=False)
+    for line in lines:
+        text = line.lstrip()
+        console.print(Padding(text, (0, 0, 0, len(line) - len(text))))
 
 
 def print_lines(lines: Sequence[str], to_stderr: bool = False) -> None:

@@ -13,6 +13,7 @@ import torch
 from harness import latents
 from harness.config import STAGE_METRICS
 from harness.evaluation import Evaluation
+from harness.numerics import peak_memory_mb
 from harness.train import stage_losses
 
 
@@ -103,6 +104,9 @@ METRICS: dict[str, Metric] = {
     "transfer/finetuned_accuracy_std": Metric("", "share", lambda e: e.transfers["finetuned"].std),
     "transfer/scratch_accuracy": Metric("up", "share", lambda e: e.transfers["scratch"].accuracy),
     "transfer/scratch_accuracy_std": Metric("", "share", lambda e: e.transfers["scratch"].std),
+    "transfer/frozen_best_epoch": Metric("", "epoch", lambda e: e.transfers["frozen"].best_epoch),
+    "transfer/finetuned_best_epoch": Metric("", "epoch", lambda e: e.transfers["finetuned"].best_epoch),
+    "transfer/scratch_best_epoch": Metric("", "epoch", lambda e: e.transfers["scratch"].best_epoch),
     "transfer/raw_pixels_accuracy": Metric("", "share", lambda e: e.material.raw_pixels_transfer(e.config).accuracy),
     "transfer/pca_accuracy": Metric("", "share", lambda e: e.material.pca_transfer(e.config).accuracy),
     "interpolation/manifold_distance": Metric("down", TIMES_DATA, lambda e: e.manifold_distance),
@@ -112,6 +116,7 @@ METRICS: dict[str, Metric] = {
         "", PER_PIXEL, lambda e: e.material.floors.random_projection_mse(e.images, e.config.latent_size)
     ),
     "cost/train_seconds": Metric("down", "s", lambda e: e.state.seconds),
+    "cost/peak_memory_mb": Metric("down", "MB", lambda e: peak_memory_mb(e.material.device)),
     "cost/parameters": Metric("down", "parameters", _parameters),
     "cost/samples_per_second": Metric("up", "images / s", _samples_per_second),
     **{name: Metric("down", PER_PIXEL, partial(_stage_loss, stage=stage), "pruning") for stage, name in enumerate(STAGE_METRICS)},

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from harness.config import EndStatus, Trial, TrialConfig, TrialRecord
 from harness.rules import UserError
 from harness.runs import explains, no_garbage_collection, open_client
-from harness.store import HEALTH_TIMEOUT_SECONDS, database_path, default_uri
+from harness.store import HEALTH_TIMEOUT_SECONDS, database_path, default_uri, without_password
 
 if TYPE_CHECKING:
     from harness.runs import MlflowClient, Run
@@ -134,6 +136,15 @@ class StoreReader:
         """The content of a file of a run."""
         with tempfile.TemporaryDirectory() as folder:
             return Path(self._client.download_artifacts(run_id, path, folder)).read_bytes()
+
+    @explains
+    def locate(self, run_id: str, path: str) -> str:
+        """Where a file of a run is: its path, from this folder where it is below it, or the page of a server that shows it."""
+        info = self._client.get_run(run_id).info
+        if info.artifact_uri.startswith(("file:", "/")):
+            file = Path(url2pathname(urlsplit(info.artifact_uri).path)) / path
+            return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
+        return f"{without_password(self.uri).rstrip('/')}/#/experiments/{info.experiment_id}/runs/{run_id}/artifacts/{path}"
 
     @explains
     def under_way(self, experiment_id: str, identity: str) -> list[StoredRun]:

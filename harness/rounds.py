@@ -42,6 +42,7 @@ class Means:
         retry_failed: Run failed trials again.
         retries: How often a worker may die of a trial before the trial has failed.
         checkpoints: Folder for what half-trained groups have come to; ``None`` keeps nothing.
+        command: What was typed, for the report.
     """
 
     executor: str = "processes"
@@ -51,6 +52,7 @@ class Means:
     retry_failed: bool = False
     retries: int = 2
     checkpoints: Path | None = None
+    command: str = ""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 from harness.journal import Write
 from harness.rules import UserError
 from harness.store import StoreError, TrashedError, artifact_location, check_store, initialise, is_missing, without_password
+from harness.tracker import Publication
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as Run
@@ -191,6 +192,30 @@ def find_experiment(client: MlflowClient, uri: str, name: str) -> tuple[str, tup
     if moved and is_missing(found):
         raise UserError(f"{note}, and there is no such folder: move it back, or use another store with --tracking-uri")
     return str(experiment.experiment_id), (note,) if moved else ()
+
+
+def write_view(client: MlflowClient, experiment_id: str, publication: Publication) -> None:
+    """Keeps a saved view with its experiment."""
+    client.set_experiment_tag(experiment_id, *publication.view)
+
+
+def register_best(client: MlflowClient, experiment_id: str, publication: Publication) -> None:
+    """Registers a run's model as the newest version of a name, under the alias ``best``; once."""
+    name, run_id = publication.model, publication.run_id
+    if not run_id:
+        return
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if _code(error) != "RESOURCE_ALREADY_EXISTS":
+            raise
+    if any(version.run_id == run_id for version in client.search_model_versions(f"name = '{name}'")):
+        return
+    source = f"{client.get_run(run_id).info.artifact_uri}/model"
+    version = client.create_model_version(name, source=source, run_id=run_id, description=publication.description)
+    client.set_registered_model_alias(name, "best", version.version)
 
 
 def source_tags() -> dict[str, str]:

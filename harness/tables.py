@@ -60,7 +60,7 @@ def summarize(records: Iterable[TrialRecord], axes: Sequence[str], total: int) -
     Args:
         records: The ended trials, in any order.
         axes: The fields by which the table is grouped.
-        total: Trials when all are done.
+        total: Trials when all are done, without those that confirm others.
     """
     ordered = sorted(records, key=lambda record: record.trial.number)
     finished = [record for record in ordered if record.status == "finished"]
@@ -73,6 +73,7 @@ def summarize(records: Iterable[TrialRecord], axes: Sequence[str], total: int) -
     )
     best = {name: found for name in HEADLINES if (found := best_trial(finished, name))}
     failed, pruned = ([each for each in ordered if each.status == end] for end in ("failed", "pruned"))
+    total += sum(is_confirmation(record.trial.number) for record in ordered)
     return Summary(tuple(axes), rows, best, len(finished), tuple(failed), total, len(pruned))
 
 

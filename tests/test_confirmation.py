@@ -37,7 +37,7 @@ TRIALS = [
 class OneRound:
     """A search of one round."""
 
-    ended_early = "no more"
+    study, ended_early = None, "no more"
 
     def __init__(self, trials: list[Trial]) -> None:
         self.trials, self.told = list(trials), list[int]()
