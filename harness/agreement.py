@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,29 @@ def by_chance(measure: Measure, first: Codes, second: Codes, seed: int = 0) -> f
     return measure(first, second[order])
 
 
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """How far several codes of the same images agree.
+
+    Attributes:
+        matrix: Of every two of them, (K, K).
+        chance: What the measure gives where nothing is in common.
+    """
+
+    matrix: Matrix
+    chance: float
+
+    @property
+    def pairs(self) -> list[float]:
+        """Each pair of different codes once, row by row."""
+        return [float(value) for value in self.matrix[np.triu_indices(len(self.matrix), k=1)]]
+
+
+def agreement_of(codes: Sequence[Codes], measure: Measure) -> Agreement:
+    """Measures every two of several codes, and chance on the first and the last."""
+    return Agreement(agreement_matrix(codes, measure), by_chance(measure, codes[0], codes[-1]))
+
+
 def agreement_matrix(codes: Sequence[Codes], measure: Measure) -> Matrix:
     """A symmetric measure for every pair of codes, (K, K)."""
     matrix = np.empty((len(codes), len(codes)))
@@ -52,11 +76,6 @@ def agreement_matrix(codes: Sequence[Codes], measure: Measure) -> Matrix:
         for column, other in enumerate(codes[: row + 1]):
             matrix[row, column] = matrix[column, row] = measure(one, other)
     return matrix
-
-
-def of_pairs(matrix: Matrix) -> list[float]:
-    """The entries above the diagonal, row by row: each pair of different codes once."""
-    return [float(value) for value in matrix[np.triu_indices(len(matrix), k=1)]]
 
 
 def _centred(codes: Codes) -> Matrix:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ortho_group
 
-from harness.agreement import MEASURES, agreement_matrix, best_match_correlation, by_chance, linear_cka, of_pairs
+from harness.agreement import MEASURES, agreement_matrix, agreement_of, best_match_correlation, by_chance, linear_cka
 
 Codes = npt.NDArray[np.float64]
 
@@ -90,4 +90,7 @@ def test_the_matrix_has_every_pair_once_on_each_side() -> None:
     matrix = agreement_matrix(codes, linear_cka)
     assert np.array_equal(matrix, matrix.T)
     np.testing.assert_allclose(np.diag(matrix), 1)
-    assert of_pairs(matrix) == [linear_cka(codes[b], codes[a]) for a, b in itertools.combinations(range(4), 2)]
+    found = agreement_of(codes, linear_cka)
+    assert np.array_equal(found.matrix, matrix)
+    assert found.pairs == [linear_cka(codes[b], codes[a]) for a, b in itertools.combinations(range(4), 2)]
+    assert found.chance == by_chance(linear_cka, codes[0], codes[3])
