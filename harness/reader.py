@@ -14,13 +14,14 @@ from urllib.request import url2pathname
 
 from harness.config import EndStatus, Trial, TrialConfig, TrialRecord
 from harness.rules import UserError
-from harness.runs import explains, no_garbage_collection, open_client
+from harness.runs import RunFiles, explains, is_refusal, no_garbage_collection, open_client
 from harness.store import HEALTH_TIMEOUT_SECONDS, database_path, default_uri, without_password
 
 if TYPE_CHECKING:
     from harness.runs import MlflowClient, Run
 
 RUNS_A_PAGE = 1000
+MOST_EXPERIMENTS = 10_000
 PRUNED_TAG = "harness.pruned"
 
 ENDS: dict[EndStatus, str] = {"finished": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
@@ -115,6 +116,28 @@ class StoreReader:
         return [*self._parents(str(experiment.experiment_id), identity)] if experiment else []
 
     @explains
+    def experiments(self) -> dict[str, str]:
+        """The ids of all experiments by name, those in the trash left out."""
+        found = self._client.search_experiments(max_results=MOST_EXPERIMENTS)
+        return {str(each.name): str(each.experiment_id) for each in found}
+
+    @explains
+    def run(self, run_id: str) -> StoredRun | None:
+        """One run; nothing where there is none, or it is in the trash."""
+        try:
+            run = self._client.get_run(run_id)
+        except Exception as error:  # MLflow's, of which only the code tells what it means
+            if is_refusal(error):
+                return None
+            raise
+        return _stored(run) if run.info.lifecycle_stage == "active" else None
+
+    @explains
+    def all_run_ids(self, experiments: Sequence[str]) -> list[str]:
+        """The ids of every run of some experiments."""
+        return [run.run_id for each in experiments for run in self._search(each, "")]
+
+    @explains
     def newest_sweep(self, experiment_id: str, identity: str) -> StoredRun | None:
         """The newest parent run of an identity; nothing where there is none."""
         return next(self._parents(experiment_id, identity, page=1), None)
@@ -136,6 +159,11 @@ class StoreReader:
         """The content of a file of a run."""
         with tempfile.TemporaryDirectory() as folder:
             return Path(self._client.download_artifacts(run_id, path, folder)).read_bytes()
+
+    @explains
+    def files(self, run_id: str) -> RunFiles:
+        """All files of a run."""
+        return RunFiles(self.uri, str(self._client.get_run(run_id).info.artifact_uri))
 
     @explains
     def locate(self, run_id: str, path: str) -> str:

@@ -85,7 +85,7 @@ def describe(question: str, claims: Sequence[Claim], page_address: str) -> str:
             "",
             *answers,
             "",
-            f"[The whole report]({page_address}) is the file `{PAGE_FILE}` of this run.",
+            f"[The whole report](#{page_address.partition('#')[2]}) is the file `{PAGE_FILE}` of this run.",
             "",
             "Its metrics are the best of its trials, each by itself; the tags `harness.best.*` name the runs.",
         ]

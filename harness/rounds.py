@@ -16,7 +16,7 @@ from harness.checkpoints import checkpoint_path, read_checkpoint, write_checkpoi
 from harness.config import Trial, TrialConfig, TrialRecord, TrialResult
 from harness.display import Display
 from harness.executors import Executor, WorkerDiedError
-from harness.groups import choose_group_size, choose_workers, evaluation_parts, least_parts, partition
+from harness.groups import choose_group_size, choose_workers, evaluation_parts, group_name, least_parts, partition
 from harness.plan import SweepPlan
 from harness.rules import UserError
 from harness.tracker import OpenSweep, Tracker
@@ -169,7 +169,7 @@ def _groups(run: Run, trials: list[Trial], records: Mapping[int, TrialRecord]) -
     groups = partition(trials, group_size, least_parts(run.means.group_size, placement))
     unfinished = [members for members in groups if any(trial.number not in records for trial in members)]
     unfinished.sort(key=lambda members: -_work(run.plan, members))
-    return [Group(f"{members[0].number}-{members[-1].number}", members) for members in unfinished]
+    return [Group(group_name(members), members) for members in unfinished]
 
 
 def _work(plan: SweepPlan, members: Sequence[Trial]) -> int:

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from harness.journal import Write
 from harness.rules import UserError
-from harness.store import StoreError, TrashedError, artifact_location, check_store, initialise, is_missing, without_password
+from harness.store import (
+    StoreError,
+    TrashedError,
+    artifact_location,
+    check_store,
+    initialise,
+    is_missing,
+    local_folder,
+    without_password,
+)
 from harness.tracker import Publication
 
 if TYPE_CHECKING:
@@ -107,7 +116,7 @@ class MlflowRuns:
             else:
                 self._set_status(write.run_id, write.content["status"], write.content["time"])
         except Exception as error:
-            if _code(error) in REFUSALS and self.client.get_run(write.run_id).info.lifecycle_stage == "deleted":
+            if is_refusal(error) and self.client.get_run(write.run_id).info.lifecycle_stage == "deleted":
                 raise TrashedError(f"run {write.run_id} was put in MLflow's trash while its trial was under way") from error
             raise
         return write.run_id
@@ -168,6 +177,43 @@ def open_client(uri: str) -> MlflowClient:
         return initialise(uri, connect)
     except Exception as error:  # as above
         raise explained(uri, error) from None
+
+
+class RunFiles:
+    """The files of a run, without asking the store again where they are for each of them."""
+
+    def __init__(self, uri: str, location: str) -> None:
+        """Takes the address of the store, and that of the files as the run has it."""
+        self.uri, self._location, self._folder = uri, location, local_folder(location)
+
+    @explains
+    def sizes(self) -> dict[str, int]:
+        """The size of every file in bytes, by path."""
+        if self._folder:
+            files = (path for path in self._folder.rglob("*") if path.is_file())
+            return {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in sorted(files)}
+        found: dict[str, int] = {}
+        folders: list[str | None] = [None]
+        while folders:
+            for each in self._repository().list_artifacts(folders.pop()):
+                if each.is_dir:
+                    folders.append(each.path)
+                else:
+                    found[each.path] = int(each.file_size or 0)
+        return dict(sorted(found.items()))
+
+    @explains
+    def read(self, path: str) -> bytes:
+        """The content of a file."""
+        if self._folder:
+            return (self._folder / path).read_bytes()
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(self._repository().download_artifacts(path, folder)).read_bytes()
+
+    def _repository(self) -> Any:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        return get_artifact_repository(self._location, tracking_uri=self.uri)
 
 
 def find_experiment(client: MlflowClient, uri: str, name: str) -> tuple[str, tuple[str, ...]]:
@@ -247,7 +293,12 @@ def explained(uri: str, error: Exception) -> UserError:
         return error
     cause = " ".join(str(error).replace(uri, without_password(uri)).split())[:200] or type(error).__name__
     away = StoreError(without_password(uri), cause)
-    return UserError(str(away)) if _code(error) in REFUSALS or isinstance(error, MISTAKES) else away
+    return UserError(str(away)) if is_refusal(error) or isinstance(error, MISTAKES) else away
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether a store that is there says that it has no such thing, or does not take it."""
+    return _code(error) in REFUSALS
 
 
 def _code(error: Exception) -> str:

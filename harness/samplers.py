@@ -5,13 +5,14 @@ To add a sampler: an entry in ``SAMPLERS`` below; a pruner: one in ``PRUNERS``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.config import STAGE_METRICS, StudyConfig, TrialRecord
@@ -50,7 +51,13 @@ def stage_values(metrics: Mapping[str, float]) -> list[float]:
     return [metrics[name] for name in STAGE_METRICS if name in metrics]
 
 
-def entry(
+def proposed(record: TrialRecord) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+    """The parameters that a sampler has proposed for a trial, and their distributions."""
+    proposal = json.loads(record.trial.proposal)
+    return proposal["params"], {name: json_to_distribution(text) for name, text in proposal["distributions"].items()}
+
+
+def frozen(
     record: TrialRecord | None, params: dict[str, Any], distributions: dict[str, BaseDistribution], objectives: Sequence[str]
 ) -> FrozenTrial:
     """A trial to add to an Optuna study: ended as its record says, or under way where there is none.

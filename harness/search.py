@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json, json_to_distribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.config import DATASET_FIELDS, StudyConfig, Trial, TrialConfig, TrialRecord, fingerprint
 from harness.library import SearchSpace
 from harness.rules import UserError
-from harness.samplers import SAMPLERS, entry, new_study, objective_values, stage_values, state_of
+from harness.samplers import SAMPLERS, frozen, new_study, objective_values, proposed, stage_values, state_of
 
 Resolve = Callable[[TrialConfig], TrialConfig]
 """Fills in the fields that a configuration leaves to its architecture."""
@@ -64,7 +64,7 @@ class GridSearch:
         params = {name: getattr(trial.config, name) for name in self._axes}
         if record := self._ended.get(trial.number):
             _check_same(record, trial.config)
-        return entry(record, params, self._axes, self._objectives)
+        return frozen(record, params, self._axes, self._objectives)
 
 
 class SamplerSearch:
@@ -117,9 +117,9 @@ class SamplerSearch:
                     self._restore(self._results[number])
                 continue
             self.study.sampler = self._new_sampler(first)
-            proposed = self._propose_round(numbers)
-            if any(trial.number not in self._results for trial in proposed):
-                return proposed
+            trials = self._propose_round(numbers)
+            if any(trial.number not in self._results for trial in trials):
+                return trials
         return []
 
     def tell(self, record: TrialRecord) -> None:
@@ -154,7 +154,7 @@ class SamplerSearch:
 
     def _propose_round(self, numbers: range) -> list[Trial]:
         """As many trials as there are numbers; fewer where the space has no more."""
-        proposed: list[Trial] = []
+        trials: list[Trial] = []
         for number in numbers:
             trial = self._propose(number)
             if trial is None:
@@ -163,8 +163,8 @@ class SamplerSearch:
                     "been trained already, or were too large"
                 )
                 break
-            proposed.append(trial)
-        return proposed
+            trials.append(trial)
+        return trials
 
     def _propose(self, number: int) -> Trial | None:
         for _ in range(MOST_ASKS):
@@ -204,9 +204,7 @@ class SamplerSearch:
         return config
 
     def _restore(self, record: TrialRecord) -> None:
-        proposal = json.loads(record.trial.proposal)
-        distributions = {name: json_to_distribution(text) for name, text in proposal["distributions"].items()}
-        self.study.add_trial(entry(record, proposal["params"], distributions, self._config.objectives))
+        self.study.add_trial(frozen(record, *proposed(record), self._config.objectives))
         self._known.add(record.trial.config)
         self._closed += 1
 

@@ -192,7 +192,8 @@ def _rivals(evidence: Evidence) -> Table | None:
     for rival in rivals(evidence):
         rows += _by_size(evidence.best, rival.line)
         ratio = wording.estimate(rival.ratio, wording.decimal)
-        rows.append([Cell(rival.line.label), Cell("all"), Cell(ratio, rival.ratio.mean), *_p_cells(rival.test)])
+        every = Cell("all", max(evidence.best.sizes) + 1)
+        rows.append([Cell(rival.line.label), every, Cell(ratio, rival.ratio.mean), *_p_cells(rival.test)])
     columns = ("against", "latent size", f"loss of {evidence.best.label} over its loss", "p", "p (Holm)")
     return Table(f"{evidence.best.label} against the others, seed by seed", columns, rows) if rows else None
 
@@ -221,8 +222,8 @@ def _value(value: Any) -> Cell:
 def _interval(name: str, value: Interval | None) -> Cell:
     if value is None:
         return Cell("-")
-    text = f"{value.mean:.4g}" if value.half_width != value.half_width else f"{value.mean:.4g} ± {value.half_width:.2g}"
-    return Cell(text, value.mean)
+    is_known = value.half_width > 1e-9 * abs(value.mean)  # not for one seed, nor for what does not depend on it
+    return Cell(f"{value.mean:.4g} ± {value.half_width:.2g}" if is_known else f"{value.mean:.4g}", value.mean)
 
 
 def number_cell(value: float | None) -> Cell:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from harness import costs, executors, options
 from harness.library import StudyFile, list_studies, load_study
 from harness.options import Request
-from harness.rules import UserError
+from harness.rules import UserError, one_line
 
 if TYPE_CHECKING:
     from harness.config import StudyConfig, Trial
@@ -38,17 +38,11 @@ def main(words: Sequence[str] | None = None) -> int:
         file = load_study(request.study)
         return _dry_run(file, request) if request.dry_run else _run(file, request, words)
     except UserError as error:
-        print(f"error: {_one_line(str(error))}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
         print(f"interrupted; the same command resumes: {_command(words)}", file=sys.stderr)
         return INTERRUPTED
-
-
-def _one_line(text: str) -> str:
-    """Spaces for line breaks, and escapes for what a terminal would obey: the names in it may be anybody's."""
-    words = " ".join(text.split())
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in words)
 
 
 def _list() -> int:
@@ -58,7 +52,7 @@ def _list() -> int:
         try:
             study = load_study(name).study
         except UserError as error:
-            print(f"{name:<{width}}  cannot be read: {_one_line(str(error))}")
+            print(f"{name:<{width}}  cannot be read: {one_line(str(error))}")
             continue
         size = f"{_grid_size(study)} trials" if study.sampler == "grid" else f"{study.trials} trials by {study.sampler}"
         print(f"{name:<{width}}  {study.question} ({size}, {costs.estimate(study)})")

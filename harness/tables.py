@@ -136,18 +136,27 @@ def as_json(summary: Summary) -> dict[str, Any]:
 
 def trials_frame(records: Iterable[TrialRecord]) -> pd.DataFrame:
     """All ended trials as a table: number, run, status, the configuration and every metric."""
-    ordered = sorted(records, key=lambda record: record.trial.number)
-    names = [name for name, metric in METRICS.items() if not metric.group or any(name in each.metrics for each in ordered)]
-    return pd.DataFrame([_frame_row(record, names) for record in ordered])
+    return as_frame(trial_row(record) for record in sorted(records, key=lambda record: record.trial.number))
 
 
-def _frame_row(record: TrialRecord, names: Sequence[str]) -> dict[str, Any]:
+def as_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Rows with the same columns as a table, without the metrics that only other studies measure."""
+    frame = pd.DataFrame(list(rows))
+    return frame.drop(columns=[name for name in frame if _is_of_others(str(name)) and frame[name].isna().all()])
+
+
+def _is_of_others(name: str) -> bool:
+    return name in METRICS and bool(METRICS[name].group)
+
+
+def trial_row(record: TrialRecord) -> dict[str, Any]:
+    """What a table of trials has of one: number, run, status, the configuration and every metric, by name."""
     return {
         "trial": record.trial.number,
         "run_id": record.run_id,
         "status": record.status,
         **asdict(record.trial.config),
-        **{name: record.metrics.get(name) for name in names},
+        **{name: record.metrics.get(name) for name in METRICS},
     }
 
 
