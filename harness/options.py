@@ -17,8 +17,8 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 OUTAGE_MINUTES = 30.0
 """So long a sweep goes on without its store, where nothing else is said."""
 
-SMOKE = {"train_size": 128, "epochs": 3, "transfer_epochs": 2, "draws": 2}
-SMOKE_SEEDS, SMOKE_TRIALS = 2, 6
+SMOKE: dict[str, Any] = {"train_size": 128, "epochs": 3, "transfer_epochs": 2, "draws": 2}
+SMOKE_TRIALS = 6
 """What ``--smoke`` makes of a study: enough for every code path and every section, and for no finding."""
 
 EPILOG = """\
@@ -179,17 +179,22 @@ def apply(request: Request, study: StudyConfig) -> StudyConfig:
 
 
 def make_small(study: StudyConfig) -> StudyConfig:
-    """The smallest study of the same kind: the ends of every axis, all variants, few seeds, images, epochs and draws."""
+    """The smallest study of the same kind: the ends of every axis, all variants, half the seeds, few images and epochs."""
     return replace(
         study,
         base=replace(study.base, **SMOKE),
         grid={name: tuple(dict.fromkeys((values[0], values[-1]))) for name, values in study.grid.items()},
-        seeds=min(study.seeds, SMOKE_SEEDS),
+        seeds=_fewer(study.seeds),
         trials=study.trials and min(study.trials, SMOKE_TRIALS),
         round_size=min(study.round_size, SMOKE_TRIALS // 2),
         confirm=min(study.confirm, 1),
-        confirm_seeds=min(study.confirm_seeds, SMOKE_SEEDS),
+        confirm_seeds=_fewer(study.confirm_seeds),
     )
+
+
+def _fewer(seeds: int) -> int:
+    """Half as many, two at the least if there were: intervals need two."""
+    return min(seeds, max(2, seeds // 2))
 
 
 def _check_axis(name: str, study: StudyConfig) -> None:
@@ -210,7 +215,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("study", nargs="?", metavar="STUDY", help="name of a study (see --list), or path of a study file")
     what = parser.add_argument_group("what to run")
-    what.add_argument("--list", action="store_true", help="list the studies and what each answers")
+    what.add_argument("--list", action="store_true", help="list the studies, what each answers and how long it takes here")
     what.add_argument("--dry-run", action="store_true", help="show the trials and run none")
     what.add_argument("--smoke", action="store_true", help="the smallest setting of the study, in seconds: does it run here?")
     what.add_argument("--seeds", metavar="N", help="replicates of each configuration of a grid")

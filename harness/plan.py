@@ -190,7 +190,9 @@ def choose_precision(wanted: str, device: str, trainer: str) -> str:
 
 def _overrides(study: StudyConfig, request: Request) -> dict[str, Any]:
     """The fields that are set over what a search space gives; a grid has them in its base."""
-    return {} if study.sampler == "grid" else {name: values[0] for name, values in request.fields.items()}
+    if study.sampler == "grid":
+        return {}
+    return (options.SMOKE if request.smoke else {}) | {name: values[0] for name, values in request.fields.items()}
 
 
 def _objectives() -> list[str]:

@@ -73,6 +73,8 @@ def _dry_run(file: StudyFile, request: Request) -> int:
     if study.sampler != "grid":
         trials = plan.first_round(study, file.search_space, request)
         more = f"; these are the first {len(trials)} of {study.trials}, the next ones depend on their results"
+        if study.max_parameters:
+            more += f", and none with more than {study.max_parameters} parameters, which depend on the images, is trained"
     if request.json:
         print(json.dumps([{"trial": trial.number, **trial.config.to_params()} for trial in trials], indent=2))
         return FINISHED
