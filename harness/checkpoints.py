@@ -38,8 +38,13 @@ def write_checkpoint(path: Path, states: Sequence[TrainState]) -> None:
 def _arrays(states: Sequence[TrainState]) -> Arrays:
     """Every array by ``<member>/<kind>/<name>``; all else, and which arrays there are, as JSON."""
     header = [
-        {"epoch": state.epoch, "failure": state.failure, "logs": [asdict(log) for log in state.logs]}
-        | {kind: list(getattr(state, kind)) for kind in KINDS}
+        {
+            "epoch": state.epoch,
+            "failure": state.failure,
+            "is_pruned": state.is_pruned,
+            "logs": [asdict(log) for log in state.logs],
+            **{kind: list(getattr(state, kind)) for kind in KINDS},
+        }
         for state in states
     ]
     arrays = {
@@ -79,7 +84,7 @@ def _state(member: int, header: Mapping[str, Any], arrays: Mapping[str, Any]) ->
     """One member's state: all arrays that its header names, or an error."""
     own: dict[str, Arrays] = {kind: {name: arrays[f"{member}/{kind}/{name}"] for name in header[kind]} for kind in KINDS}
     logs = tuple(EpochLog(**log) for log in header["logs"])
-    return TrainState(header["epoch"], **own, logs=logs, failure=header["failure"])
+    return TrainState(header["epoch"], **own, logs=logs, failure=header["failure"], is_pruned=header["is_pruned"])
 
 
 def forget_checkpoints(folder: Path) -> None:

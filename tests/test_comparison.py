@@ -114,13 +114,13 @@ def test_a_missing_trial_costs_as_little_as_it_can() -> None:
     """One seed without a latent size is left out, and so is a latent size that only one of many seeds has; both sides match."""
     whole = made_up_sweep(("base", "deep"), sizes=(2, 5, 10), seeds=3)
     records = [each for each in whole if each.trial.number != 16]  # deep, d = 5, seed 2
-    frame = trials_frame(records).set_index(["architecture", "seed", "latent_size"])[LOSS]
+    frame = trials_frame(records).set_index(["architecture", "seed", "latent_size"])[LOSS].sort_index()
     entry = by_point(compare([records], LOSS, ["architecture"]))["deep",]
     assert (entry.trials, entry.value.count) == (8, 2)
-    assert entry.value.mean == pytest.approx(frame.loc["deep", :1].mean())
-    assert entry.difference.difference.mean == pytest.approx((frame.loc["deep", :1] - frame.loc["base", :1]).mean())
+    assert entry.value.mean == pytest.approx(frame.loc["deep"].loc[:1].mean())
+    assert entry.difference.difference.mean == pytest.approx((frame.loc["deep"].loc[:1] - frame.loc["base"].loc[:1]).mean())
     few = [each for each in whole if each.trial.config.latent_size != 10 or each.trial.config.seed == 0]
-    frame = trials_frame(few).set_index(["architecture", "seed", "latent_size"])[LOSS]
+    frame = trials_frame(few).set_index(["architecture", "seed", "latent_size"])[LOSS].sort_index()
     entry = by_point(compare([few], LOSS, ["architecture"]))["deep",]
     assert entry.value.count == 3
     assert entry.value.mean == pytest.approx(frame.loc["deep"].loc[:, [2, 5]].mean())

@@ -30,7 +30,7 @@ from harness.sweep import Means, run_sweep
 from harness.track import MlflowTracker
 from harness.tracker import OpenSweep
 from harness.trial import evaluate_group, run_segment
-from tests.support import fill, locked, one_file, remembered, small_disk, stored_trials
+from tests.support import fill, locked, quick_report, remembered, small_disk, stored_trials
 from tests.test_sweep import QuietDisplay
 
 INLINE = Means("inline", group_size=1)
@@ -42,7 +42,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Asks often and waits shortly; the user's own files are in the folder of the test. What is trained is trained once."""
     monkeypatch.setattr(rounds, "run_segment", TRAIN)
     monkeypatch.setattr(rounds, "evaluate_group", EVALUATE)
-    monkeypatch.setattr(sweep, "report_files", one_file)
+    monkeypatch.setattr(sweep, "report_files", quick_report)
     monkeypatch.setattr(outage, "RETRY_SECONDS", 0.1)
     monkeypatch.setattr(outage, "CALM_SECONDS", 0.0)
     monkeypatch.setattr(store, "ASK_TIMEOUT_SECONDS", 0.05)

@@ -28,7 +28,7 @@ from harness.sweep import SweepOutcome, run_sweep
 from harness.tracker import NullTracker
 from harness.trial import evaluate_group, run_segment
 from harness.workers import prepare
-from tests.support import TINY, make_study_file, one_file
+from tests.support import TINY, make_study_file, quick_report
 from tests.test_sweep import QuietDisplay, numbers
 
 Numbers = dict[TrialConfig, dict[str, float]]
@@ -49,7 +49,7 @@ def _prepared() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _quickly_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a sweep's report looks like is not what is looked at here."""
-    monkeypatch.setattr(sweep, "report_files", one_file)
+    monkeypatch.setattr(sweep, "report_files", quick_report)
 
 
 def make(folder: Path) -> SweepPlan:
