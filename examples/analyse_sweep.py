@@ -1,6 +1,6 @@
 """A sweep in a script of one's own: its trials as a DataFrame and as an Optuna study, and its best model.
 
-Run ``python -m harness.study latent_sweep`` first, then this script in the same folder, with the name of the sweep if it is another.
+Run ``python -m harness.study latent_sweep`` first, then this script in the same folder; the name of another study may follow it.
 """
 
 import sys

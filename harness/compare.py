@@ -24,19 +24,18 @@ from harness.disk import write_whole
 from harness.rules import UserError, one_line, unknown, user_path
 
 if TYPE_CHECKING:
-    import optuna
-    import pandas as pd
-
+    from harness.optuna_study import Study
     from harness.reader import StoredRun, StoreReader
     from harness.sheets import Comparison
     from harness.sweeps import StoredSweep
+    from harness.tables import DataFrame
 
 FINISHED, WRONG_INPUT, INTERRUPTED = 0, 2, 130
 LONGEST_TABLE = 40
 LISTED = ("sweep", "study", "dataset", "trials", "status", "began", "run")
 
 
-def load(*studies: str, where: str = "", tracking_uri: str | None = None) -> pd.DataFrame:
+def load(*studies: str, where: str = "", tracking_uri: str | None = None) -> DataFrame:
     """Reads the ended trials of sweeps.
 
     Args:
@@ -57,7 +56,7 @@ def load(*studies: str, where: str = "", tracking_uri: str | None = None) -> pd.
     return tables.as_frame(row for sweep in sweeps for row in sweep.rows)
 
 
-def optuna_study(study: str, metrics: Sequence[str] = (), where: str = "", tracking_uri: str | None = None) -> optuna.Study:
+def optuna_study(study: str, metrics: Sequence[str] = (), where: str = "", tracking_uri: str | None = None) -> Study:
     """Makes an Optuna study in memory of the ended trials of a sweep.
 
     Args:
@@ -106,6 +105,8 @@ def _run(request: Request) -> int:
 def _find(reader: StoreReader, studies: Sequence[str], where: str) -> list[StoredSweep]:
     from harness.sweeps import find_sweep
 
+    if not studies:
+        raise UserError("no study named: give one or several, such as 'latent_sweep'")
     sweeps: dict[str, StoredSweep] = {}
     for word in studies:
         sweep = find_sweep(reader, word)
@@ -180,7 +181,8 @@ def _print(comparison: Comparison) -> None:
     if len(comparison.sweeps) > 1:
         content = differing_sheet(comparison)
         display.print_table(content.title + ("" if content.rows else ": nothing"), content.columns, content.rows, content.left)
-    display.print_lines([note(comparison), *others(comparison)])
+    display.print_text([note(comparison)])
+    display.print_lines(others(comparison))
 
 
 def _download(reader: StoreReader, sweeps: Sequence[StoredSweep], name: str) -> None:
@@ -205,7 +207,7 @@ def _store_studies(sweeps: Sequence[StoredSweep], request: Request) -> None:
         print(f"{name} is in {address}, {written} of its {len(sweep.runs)} trials written now: optuna-dashboard {address}")
 
 
-def _as_study(sweep: StoredSweep, metrics: Sequence[str]) -> optuna.Study:
+def _as_study(sweep: StoredSweep, metrics: Sequence[str]) -> Study:
     from harness.measures import METRICS
     from harness.optuna_study import Ended, ended_study
 

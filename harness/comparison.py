@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any
 
 from harness.config import TrialConfig, TrialRecord
 from harness.measures import METRICS
@@ -25,9 +25,24 @@ FIRST_AXES = ("architecture", "latent_size")
 Point = tuple[Any, ...]
 """Values on the axes of a table."""
 
-Of = TypeVar("Of")
-BySeed = dict[int, dict[Point, Of]]
-"""What there is of a group, by seed and by the values of the fields in which its trials differ otherwise."""
+BySeed = dict[int, dict[Point, float]]
+"""The values of a group, by seed and by the fields in which its trials differ otherwise."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The trials of a group.
+
+    Attributes:
+        values: Of the metric; the mean where a configuration was trained twice.
+        trials: How many there are.
+    """
+
+    values: BySeed
+    trials: int
+
+
+NO_GROUP = Group({}, 0)
 
 
 @dataclass(frozen=True)
@@ -103,11 +118,11 @@ def compare(sweeps: Sequence[Sequence[TrialRecord]], metric: str, axes: Sequence
     groups = [_grouped(records, metric, chosen, rest) for records in finished]
     points = _in_order(groups)
     if len(groups) > 1:
-        lines = [Line(point, _against_first([group.get(point, {}) for group in groups])) for point in points]
+        lines = [Line(point, _against_first([group.get(point, NO_GROUP) for group in groups])) for point in points]
         return _corrected(Table(metric, chosen, tuple(lines)))
     reference = _find_baseline(points, chosen, baseline)
     (group,) = groups
-    lines = [Line(point, (_entry(group[point], None if point == reference else group[reference]),)) for point in points]
+    lines = [Line(point, (_entry(group[point], NO_GROUP if point == reference else group[reference]),)) for point in points]
     return _corrected(Table(metric, chosen, tuple(lines), reference))
 
 
@@ -156,17 +171,21 @@ def _point(config: TrialConfig, names: Sequence[str]) -> Point:
     return tuple(getattr(config, name) for name in names)
 
 
-def _grouped(records: Iterable[TrialRecord], metric: str, axes: Sequence[str], rest: Sequence[str]) -> dict[Point, BySeed[float]]:
-    """The values of a metric by group, seed and what else varies; the mean where a configuration was trained twice."""
-    found: dict[Point, BySeed[list[float]]] = {}
+def _grouped(records: Iterable[TrialRecord], metric: str, axes: Sequence[str], rest: Sequence[str]) -> dict[Point, Group]:
+    """The trials by group."""
+    found: dict[Point, dict[tuple[int, Point], list[float]]] = {}
     for record in records:
         config = record.trial.config
-        by_seed = found.setdefault(_point(config, axes), {})
-        by_seed.setdefault(config.seed, {}).setdefault(_point(config, rest), []).append(record.metrics[metric])
-    return {
-        point: {seed: {cell: fmean(values) for cell, values in cells.items()} for seed, cells in by_seed.items()}
-        for point, by_seed in found.items()
-    }
+        values = found.setdefault(_point(config, axes), {})
+        values.setdefault((config.seed, _point(config, rest)), []).append(record.metrics[metric])
+    return {point: _group(values) for point, values in found.items()}
+
+
+def _group(values: Mapping[tuple[int, Point], Sequence[float]]) -> Group:
+    by_seed: BySeed = {}
+    for (seed, cell), each in values.items():
+        by_seed.setdefault(seed, {})[cell] = fmean(each)
+    return Group(by_seed, sum(map(len, values.values())))
 
 
 def _in_order(groups: Sequence[Mapping[Point, object]]) -> list[Point]:
@@ -191,28 +210,27 @@ def _find_baseline(points: Sequence[Point], axes: Sequence[str], expression: str
     return points[found[0]]
 
 
-def _against_first(groups: Sequence[BySeed[float]]) -> tuple[Entry, ...]:
-    return tuple(_entry(group, groups[0] if place else None) for place, group in enumerate(groups))
+def _against_first(groups: Sequence[Group]) -> tuple[Entry, ...]:
+    return tuple(_entry(group, groups[0] if place else NO_GROUP) for place, group in enumerate(groups))
 
 
-def _entry(group: BySeed[float], reference: BySeed[float] | None) -> Entry:
-    trials = sum(map(len, group.values()))
-    return Entry(_interval(group), trials, _difference(group, reference) if group and reference else None)
+def _entry(group: Group, reference: Group) -> Entry:
+    return Entry(_interval(group.values), group.trials, _difference(group.values, reference.values))
 
 
-def _interval(group: BySeed[float]) -> Interval | None:
+def _interval(values: BySeed) -> Interval | None:
     """Over the seeds; a mean alone where the trials have no configurations that make them replicates."""
-    if not group:
+    if not values:
         return None
-    if means := _seed_means(group):
+    if means := _seed_means(values):
         return mean_interval(means)
-    return Interval(fmean(value for cells in group.values() for value in cells.values()), math.nan, math.nan, 1)
+    return Interval(fmean(value for cells in values.values() for value in cells.values()), math.nan, math.nan, 1)
 
 
-def _difference(group: BySeed[float], reference: BySeed[float]) -> Paired | None:
+def _difference(values: BySeed, reference: BySeed) -> Paired | None:
     """Seed by seed, over the configurations that both have; nothing where there are none."""
-    seeds = [seed for seed in sorted(group) if seed in reference]
-    own = {seed: {cell: value for cell, value in group[seed].items() if cell in reference[seed]} for seed in seeds}
+    seeds = [seed for seed in values if seed in reference]
+    own = {seed: {cell: value for cell, value in values[seed].items() if cell in reference[seed]} for seed in seeds}
     means = _seed_means(own)
     if not means:
         return None
@@ -220,16 +238,18 @@ def _difference(group: BySeed[float], reference: BySeed[float]) -> Paired | None
     return compare_paired(means, _seed_means(others))
 
 
-def _seed_means(group: BySeed[float]) -> list[float]:
+def _seed_means(values: BySeed) -> list[float]:
     """The mean of each seed over the same configurations: all those that any seed has, or those that all have.
 
     With the first, seeds that lack one are left out. Of the two it is what leaves more trials.
     """
-    every = set().union(*group.values())
-    common = every.intersection(*group.values())
-    whole = [seed for seed, cells in group.items() if len(cells) == len(every)]
-    seeds, cells = (whole, every) if len(whole) * len(every) >= len(group) * len(common) else (list(group), common)
-    return [fmean(group[seed][cell] for cell in cells) for seed in sorted(seeds)] if cells else []
+    if not values:
+        return []
+    every = frozenset[Point]().union(*values.values())
+    common = every.intersection(*values.values())
+    whole = [seed for seed, cells in values.items() if len(cells) == len(every)]
+    seeds, cells = (whole, every) if len(whole) * len(every) >= len(values) * len(common) else (list(values), common)
+    return [fmean(values[seed][cell] for cell in cells) for seed in sorted(seeds)] if cells else []
 
 
 def _corrected(table: Table) -> Table:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from harness.comparison import Line, Table
-from harness.sheets import Comparison, Sheet, about, differing_sheet, note, sheet
+from harness.sheets import Comparison, Sheet, about, differing_sheet, heading, note, sheet
 from harness.statistics import Interval
 
 WIDTH, HEIGHT, MARGIN = 180, 14, 5
@@ -40,15 +40,15 @@ svg { display: block; } .better, .worse { font-weight: 600; }
 def as_html(comparison: Comparison) -> str:
     """The page."""
     labels = comparison.labels
-    heading = " against ".join(labels) if len(labels) > 1 else comparison.sweeps[0].title
+    title = escape(heading(comparison))
     sweeps = "".join(f"<li>{escape(about(*each))}</li>" for each in zip(comparison.sweeps, labels, strict=True))
     sections = [_section(comparison, table) for table in comparison.tables]
     if len(labels) > 1:
         sections.append(_differing(comparison))
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(heading)}</title>\n'
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style>\n</head>\n<body>\n'
-        f'<h1>{escape(heading)}</h1>\n<ul>{sweeps}</ul>\n<p class="note">{escape(note(comparison))}</p>\n'
+        f'<h1>{title}</h1>\n<ul>{sweeps}</ul>\n<p class="note">{escape(note(comparison))}</p>\n'
         f"{''.join(sections)}</body>\n</html>\n"
     )
 

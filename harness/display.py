@@ -17,6 +17,9 @@ from rich.text import Text
 
 from harness.config import HEADLINES, TrialRecord
 
+WIDE = 240
+"""Characters of a line where no terminal limits them."""
+
 
 class Display(Protocol):
     """Shows how a sweep goes on; all of it on stderr."""
@@ -154,7 +157,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column("_\n".join(column.rsplit("_", 1)), justify="left" if index < left else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, markup=False).print(table)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = WIDE  # a file, or the next command, has room for a row in a line
+    console.print(table)
 
 
 def print_text(lines: Sequence[str]) -> None:

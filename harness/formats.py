@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.comparison import Entry, Table, finding
 from harness.comparison_page import as_html
-from harness.sheets import Comparison, Sheet, about, differing_sheet, note, point_text, sheet
+from harness.sheets import Comparison, Sheet, about, differing_sheet, heading, note, point_text, sheet
 from harness.statistics import Interval
 
 CSV_COLUMNS = ("sweep", "trials", "seeds", "mean", "low", "high", "compared_with")
@@ -20,7 +20,7 @@ CSV_DIFFERENCE = ("difference", "difference_low", "difference_high", "pairs", "p
 
 def as_markdown(comparison: Comparison) -> str:
     """Headings, pipe tables, and the note below."""
-    parts = ["# " + " against ".join(_code(label) for label in comparison.labels)]
+    parts = [f"# {_plain(heading(comparison))}"]
     parts.append("\n".join(f"- {_plain(about(*each))}" for each in zip(comparison.sweeps, comparison.labels, strict=True)))
     sheets = [sheet(comparison, table) for table in comparison.tables]
     if len(comparison.sweeps) > 1:
@@ -113,10 +113,6 @@ def _pipes(each: Sheet) -> str:
 def _plain(text: str) -> str:
     """Text that is not taken for Markdown."""
     return "".join(f"\\{each}" if each in "\\`*_[]<>|#" else each for each in text)
-
-
-def _code(text: str) -> str:
-    return f"`{text.replace('`', chr(39))}`"
 
 
 FORMATS: dict[str, Callable[[Comparison], str]] = {

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import optuna
+from optuna import Study as Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
@@ -35,9 +36,7 @@ class Ended:
     ended: datetime
 
 
-def ended_study(
-    trials: Sequence[Ended], axes: Sequence[str], objectives: Sequence[str], directions: Sequence[str]
-) -> optuna.Study:
+def ended_study(trials: Sequence[Ended], axes: Sequence[str], objectives: Sequence[str], directions: Sequence[str]) -> Study:
     """Makes a study in memory.
 
     Run, trial number and every metric of a trial are its user attributes.
@@ -77,13 +76,13 @@ def _range(values: Sequence[Any]) -> BaseDistribution:
     return CategoricalDistribution(list(dict.fromkeys(values)))
 
 
-def _name_values(study: optuna.Study, objectives: Sequence[str]) -> None:
+def _name_values(study: Study, objectives: Sequence[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(objectives))
 
 
-def store_study(study: optuna.Study, name: str, address: str) -> int:
+def store_study(study: Study, name: str, address: str) -> int:
     """Writes a study into a storage of Optuna's; one of this name that is there gets the trials that it lacks.
 
     Returns:
@@ -112,7 +111,7 @@ def store_study(study: optuna.Study, name: str, address: str) -> int:
     return len(missing)
 
 
-def _check_objectives(stored: optuna.Study, study: optuna.Study, name: str, address: str) -> None:
+def _check_objectives(stored: Study, study: Study, name: str, address: str) -> None:
     if stored.metric_names is None:
         _name_values(stored, study.metric_names or [])
     if (stored.metric_names, stored.directions) != (study.metric_names, study.directions):

@@ -277,8 +277,8 @@ def _read_curves(record: TrialRecord, read_file: ReadFile) -> dict[str, list[flo
 
 
 def _read_matrix(record: TrialRecord, read_file: ReadFile) -> Any:
-    text = read_file(record.run_id, "latents/correlation.csv").decode()
-    return np.loadtxt(io.StringIO(text), delimiter=",", skiprows=1, ndmin=2)[:, 1:]
+    _, *rows = csv.reader(read_file(record.run_id, "latents/correlation.csv").decode().splitlines())
+    return np.array([row[1:] for row in rows], dtype=float).reshape(len(rows), len(rows))
 
 
 def _read_strips(record: TrialRecord, read_file: ReadFile) -> tuple[Any, list[list[int]]]:

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config import HEADLINES
@@ -121,10 +122,11 @@ def _reproduce(request: Request) -> Reproduction:
     fields = differing_fields(recipe, placement, images.fingerprint)
     if recipe.placement.data_fingerprint not in ("", images.fingerprint):
         return Reproduction(recipe, placement.device, fields)
+    folder = _new_folder(request.output) if request.output else None
     _note(_beginning(recipe, placement.device))
     result = retrain.retrain(recipe, placement, math.prod(images.shape), _note)
-    if request.output:
-        _write_files(request.output, result.artifacts)
+    if folder:
+        _write_files(folder, result.artifacts)
     verdict = verify(run, _recorded_files(reader, run.run_id), result, placement.device) if request.verify else None
     return Reproduction(recipe, placement.device, fields, result, verdict)
 
@@ -151,17 +153,30 @@ def _recorded_files(reader: StoreReader, run_id: str) -> dict[str, bytes]:
     return {path: files.read(path) for path in COMPARED_FILES if path in there}
 
 
-def _write_files(name: str, files: Mapping[str, bytes]) -> None:
+def _new_folder(name: str) -> Path:
+    """Made before there is anything to write into it, which takes long."""
+    folder = user_path(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    return folder
+
+
+def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     from harness.disk import write_whole
 
-    folder = user_path(name)
     try:
         for path, content in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             write_whole(folder / path, content)
     except OSError as error:
-        raise UserError(f"--output {name} cannot be written: {error.strerror or error}: choose another folder") from error
+        raise _unwritable(folder, error) from error
     _note(f"{len(files)} files are in {folder}")
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"--output {folder} cannot be written: {error.strerror or error}: choose another folder")
 
 
 def _show(found: Reproduction, request: Request) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,16 @@ def _of_objective(study: optuna.Study, index: int, name: str) -> list[Any]:
         return []
     figures = [plots.plot_optimization_history(study, **target), plots.plot_parallel_coordinate(study, **target)]
     if len({trial.values[index] for trial in complete}) > 1:  # importances are shares of a variance
-        figures.insert(1, plots.plot_param_importances(study, **target))
+        figures.insert(1, _importances(study, index, name))
     return figures
+
+
+def _importances(study: optuna.Study, index: int, name: str) -> Any:
+    """Of the fields for good values: Optuna takes a target for the better the lower, whatever the objective's direction."""
+    sign = -1 if study.directions[index].name == "MAXIMIZE" else 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="PedAnovaImportanceEvaluator computes")  # which is what it says
+        return _plots().plot_param_importances(study, target=lambda trial: sign * trial.values[index], target_name=name)
 
 
 def _plots() -> Any:

@@ -70,7 +70,7 @@ def sheet(comparison: Comparison, table: Table) -> Sheet:
     alone = len(labels) == 1
     columns = [*table.axes, "seeds", *(["mean"] if alone else labels)]
     for place in compared:
-        columns += ["difference" if alone else f"{labels[place]} - {labels[0]}", "p", "finding"]
+        columns += ["difference" if len(labels) < 3 else f"{labels[place]} - {labels[0]}", "p", "finding"]
     write = _writer(table)
     rows = [
         (
@@ -127,6 +127,11 @@ def about(sweep: StoredSweep, label: str = "") -> str:
     state = "" if sweep.parent.has_ended else f", sweep {sweep.parent.status.lower()}"
     start = f"{label}: " if label and label != sweep.identity else ""
     return f"{start}{sweep.title}, sweep {sweep.identity}: {', '.join(counts)}{state} (run {sweep.parent.run_id})"
+
+
+def heading(comparison: Comparison) -> str:
+    """What is compared."""
+    return " against ".join(comparison.labels) if len(comparison.sweeps) > 1 else comparison.sweeps[0].title
 
 
 def note(comparison: Comparison) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import pandas as pd
+from pandas import DataFrame as DataFrame
 
 from harness.config import HEADLINES, Trial, TrialConfig, TrialRecord
 from harness.confirmation import is_confirmation
@@ -134,14 +134,14 @@ def as_json(summary: Summary) -> dict[str, Any]:
     }
 
 
-def trials_frame(records: Iterable[TrialRecord]) -> pd.DataFrame:
+def trials_frame(records: Iterable[TrialRecord]) -> DataFrame:
     """All ended trials as a table: number, run, status, the configuration and every metric."""
     return as_frame(trial_row(record) for record in sorted(records, key=lambda record: record.trial.number))
 
 
-def as_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+def as_frame(rows: Iterable[dict[str, Any]]) -> DataFrame:
     """Rows with the same columns as a table, without the metrics that only other studies measure."""
-    frame = pd.DataFrame(list(rows))
+    frame = DataFrame(list(rows))
     return frame.drop(columns=[name for name in frame if _is_of_others(str(name)) and frame[name].isna().all()])
 
 

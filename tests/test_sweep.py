@@ -93,8 +93,16 @@ def test_a_grid_is_trained_whole_and_summed_up(plan: SweepPlan) -> None:
     assert tracker.metrics[parent]["transfer_accuracy"] == max(m["transfer_accuracy"] for m in numbers(outcome).values())
     frame = pd.read_csv(io.BytesIO(tracker.read_file(parent, "trials.csv")))
     assert sorted(frame["reconstruction_loss"]) == pytest.approx(sorted(losses))
-    pictures = [path for run_id, path in tracker.files if run_id == parent and path.startswith("figures/")]
-    assert len(pictures) == 5
+    files = {path for run_id, path in tracker.files if run_id == parent}
+    assert files >= {"report.html", "findings.json", "summary.json", "figures/interpolation.png"}
+    charts = {Path(path).stem for path in files if path.endswith(".svg")}
+    assert charts == {
+        *("reconstruction_loss", "max_latent_correlation", "latent_correlations"),
+        *("transfer_accuracy", "transfer_curves", "manifold_distance"),
+    }
+    assert files >= {f"figures/{name}.{kind}" for name in charts for kind in ("png", "csv")}
+    (publication,) = tracker.publications
+    assert publication.run_id == min(outcome.summary.best.values(), key=lambda each: each.metrics["val/mse"]).run_id
     for path in pictures:
         grey = Image.open(io.BytesIO(tracker.read_file(parent, path))).convert("L")
         assert len(grey.getcolors() or []) > 10

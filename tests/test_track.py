@@ -222,7 +222,7 @@ def test_the_best_model_is_registered_once_under_an_alias(client: MlflowClient) 
     for _ in range(2):
         assert tracker.publish(sweep, replace(PUBLICATION, run_id=run_id)) == ()
     version = client.get_model_version_by_alias("tiny-digits", "best")
-    assert (version.run_id, version.version, version.description) == (run_id, "1", "The best one")
+    assert (version.run_id, str(version.version), version.description) == (run_id, "1", "The best one")
     assert client.get_experiment(sweep.experiment_id).tags["mlflow.sharedViewState.0123"] == "{}"
     folder = Path(mlflow.artifacts.download_artifacts("models:/tiny-digits@best", tracking_uri=client.tracking_uri))
     assert (folder / "config.json").read_bytes() == b"{}"
