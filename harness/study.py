@@ -96,24 +96,26 @@ def _dry_run(file: StudyFile, request: Request) -> int:
 
 
 def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
-    if request.executor != "inline":
+    if request.executor == "processes":
         executors.prepare(["harness.trial"])  # while this process loads the rest
     from harness import display
     from harness.claims import private_path
     from harness.outage import Patience
     from harness.plan import make_plan
     from harness.rounds import Means
-    from harness.store import check_store, default_uri
+    from harness.store import check_store, store_uri
     from harness.sweep import run_sweep
     from harness.track import MlflowTracker
 
-    check_store(request.tracking_uri or default_uri())  # before images are downloaded
+    check_store(store_uri(request.tracking_uri))  # before images are downloaded
     plan = make_plan(file, request)
     shown = display.open_display()
     tracker = MlflowTracker(request.tracking_uri, Patience(request.outage_limit, shown.note))
     means = Means(
         executor=request.executor,
         workers=request.workers,
+        cluster=request.ray_address,
+        resources=request.resources,
         group_size=request.group_size,
         fresh=request.fresh,
         retry_failed=request.retry_failed,
@@ -144,6 +146,7 @@ def _replay(request: Request) -> int:
 
 def _show(plan: SweepPlan, tracker: Tracker, outcome: SweepOutcome, request: Request, words: Sequence[str]) -> None:
     from harness import display, tables
+    from harness.store import without_password
 
     lines = _closing_lines(plan, tracker, outcome, words)
     if not request.json:
@@ -155,7 +158,7 @@ def _show(plan: SweepPlan, tracker: Tracker, outcome: SweepOutcome, request: Req
         "study": plan.study.name,
         "dataset": plan.study.base.dataset,
         "sweep": plan.identity,
-        "tracking_uri": tracker.uri,
+        "tracking_uri": without_password(tracker.uri),
         "experiment_id": outcome.sweep.experiment_id,
         "run_id": outcome.sweep.run_id,
         **tables.as_json(outcome.summary),
@@ -192,6 +195,7 @@ def _cell(value: Any) -> str:
 
 
 def _closing_lines(plan: SweepPlan, tracker: Tracker, outcome: SweepOutcome, words: Sequence[str]) -> list[str]:
+    from harness.server import is_server
     from harness.store import without_password
 
     summary = outcome.summary
@@ -204,7 +208,7 @@ def _closing_lines(plan: SweepPlan, tracker: Tracker, outcome: SweepOutcome, wor
         lines += ["  --retry-failed, added to the command, runs the failed trials again"]
     uri = without_password(tracker.uri)
     address = f"/#/experiments/{outcome.sweep.experiment_id}/runs/{outcome.sweep.run_id}?workflowType=machine_learning"
-    if uri.startswith(("http://", "https://")):
+    if is_server(uri):
         lines += ["Next:", f"  {uri.rstrip('/')}{address}  (figures and tables)"]
     else:
         store = "" if uri == "sqlite:///mlflow.db" else f" --backend-store-uri {uri}"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
-from harness import models, pictures, tables
+from harness import datasets, models, pictures, provenance, tables
 from harness.checkpoints import forget_checkpoints
 from harness.config import Trial, TrialRecord
 from harness.display import Display
 from harness.executors import EXECUTORS
-from harness.groups import choose_workers
 from harness.interrupts import stopping_on_signals
 from harness.measures import METRICS
 from harness.plan import SweepPlan
@@ -20,6 +20,8 @@ from harness.rounds import EVALUATION_SHARE, Means, Run, run_round, trial_name
 from harness.rules import UserError
 from harness.search import GridSearch, SamplerSearch
 from harness.tracker import OpenSweep, Status, SweepInfo, Tracker
+from harness.trial import set_up_worker
+from harness.workers import Executor, Wanted
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,10 @@ def run_sweep(plan: SweepPlan, means: Means, tracker: Tracker, display: Display)
     """Runs a sweep to its end, or goes on with it.
 
     Raises:
-        UserError: if another command runs it, or the tracking store or a search space cannot be used.
+        UserError: if another command runs it, or the tracking store, the cluster or a search space cannot be used.
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the runs under way were ended as interrupted.
     """
-    with stopping_on_signals(display.note) as stop, tracker.claim(plan.identity):
+    with stopping_on_signals(display.note) as stop, tracker.claim(plan.identity), open_executor(plan, means) as executor:
         sweep = tracker.open_sweep(_info(plan), means.fresh, means.retry_failed)
         for note in sweep.notes:
             display.note(f"note: {note}")
@@ -68,10 +70,18 @@ def run_sweep(plan: SweepPlan, means: Means, tracker: Tracker, display: Display)
             with _left_in_order(run := Run(plan, means, tracker, display, sweep, stop)):
                 if means.fresh and means.checkpoints:
                     forget_checkpoints(means.checkpoints)
-                _run_rounds(run, search, trials, records)
+                _run_rounds(run, executor, search, trials, records)
                 records = tracker.settle(records)
                 _finish(run, records)
         return SweepOutcome(sweep, _summarize(plan, records), was_finished=not trials, kept=kept)
+
+
+def open_executor(plan: SweepPlan, means: Means) -> Executor:
+    """What is to run the tasks; it starts no worker before there is a task, but finds its cluster."""
+    base = plan.study.base
+    data = datasets.load(base.dataset, plan.placement.data_root, base.image_size)
+    set_up = partial(set_up_worker, data, provenance.program())
+    return EXECUTORS[means.executor](Wanted(means.workers, plan.placement.device, means.cluster, means.resources, set_up))
 
 
 def open_search(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> Search:
@@ -95,21 +105,19 @@ def _left_in_order(run: Run) -> Iterator[None]:
         run.display.stop()
 
 
-def _run_rounds(run: Run, search: Search, trials: list[Trial], records: dict[int, TrialRecord]) -> None:
+def _run_rounds(run: Run, executor: Executor, search: Search, trials: list[Trial], records: dict[int, TrialRecord]) -> None:
     """Runs round after round, until there is nothing more to train."""
     units = run.plan.total * (1 + EVALUATION_SHARE)
     run.display.start(run.plan.title, units, len(records) * (1 + EVALUATION_SHARE), run.plan.total, list(records.values()))
     objective = run.plan.study.objectives[0]
     best = tables.best_trial(records.values(), objective)
-    workers = choose_workers(run.means.workers, run.plan.placement.device)
-    with EXECUTORS[run.means.executor](workers) as executor:
-        while trials:
-            for record in run_round(run, executor, trials, records):
-                records[record.trial.number] = record
-                search.tell(record)
-                best = tables.best_trial(filter(None, (best, record)), objective)
-                run.display.trial_ended(trial_name(run.plan, record.trial), record, is_best=best is record)
-            trials = search.next_round()
+    while trials:
+        for record in run_round(run, executor, trials, records):
+            records[record.trial.number] = record
+            search.tell(record)
+            best = tables.best_trial(filter(None, (best, record)), objective)
+            run.display.trial_ended(trial_name(run.plan, record.trial), record, is_best=best is record)
+        trials = search.next_round()
 
 
 def _summarize(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> tables.Summary:

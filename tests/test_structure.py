@@ -19,7 +19,7 @@ from tests.support import ROOT
 
 LEVELS = (
     {"rules", "disk"},
-    {"config", "downloads", "arrays", "folders"},
+    {"config", "downloads", "arrays", "folders", "workers", "server"},
     {
         "datasets",
         "models",
@@ -31,7 +31,7 @@ LEVELS = (
         "optimizers",
         "statistics",
         "figures",
-        "executors",
+        "ray_executor",
         "groups",
         "options",
         "library",
@@ -42,7 +42,7 @@ LEVELS = (
         "provenance",
         "interrupts",
     },
-    {"splits", "stacks", "search", "claims", "runs", "outage", "numerics"},
+    {"splits", "stacks", "search", "claims", "runs", "outage", "numerics", "executors"},
     {"train", "transfer_stack", "reader"},
     {"material", "train_stack", "checkpoints", "track"},
     {"measures", "replay"},
@@ -65,6 +65,7 @@ OWNERS = {
     "pandas": {"tables"},
     "PIL": {"figures", "folders"},
     "safetensors": {"artifacts"},
+    "ray": {"ray_executor"},
     "sqlite3": {"store", "reader"},
 }
 """The modules that may know an outside library."""
