@@ -30,7 +30,8 @@ def main() -> None:
         "auth_cache_ttl_seconds": "60",  # else every request of a sweep pays for a password hash
     }
     path = Path(tempfile.mkdtemp()) / "basic_auth.ini"
-    with path.open("w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+    path.touch(mode=0o600)
+    with path.open("w") as file:
         settings.write(file)
     os.environ |= {
         "MLFLOW_AUTH_CONFIG_PATH": str(path),

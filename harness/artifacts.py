@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,11 +11,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from harness import figures, interpolation, latents
+from harness import figures, interpolation, latents, saved
 from harness.config import EpochLog, TrialConfig
 from harness.measures import Evaluation
 
 STRIPS_FILE = "interpolation/strips.npz"
+MODEL_FOLDER = "model"
 
 
 def trial_artifacts(evaluation: Evaluation) -> dict[str, bytes]:
@@ -36,7 +36,7 @@ def failure_artifacts(config: TrialConfig, logs: Sequence[EpochLog], failure: st
     """All files of a trial that has failed."""
     return {
         "failure.txt": failure.encode(),
-        "model/config.json": _config_json(config),
+        f"{MODEL_FOLDER}/{saved.CONFIG_FILE}": saved.config_json(config),
         "curves/training.csv": training_csv(logs),
     }
 
@@ -81,15 +81,8 @@ def _codes(evaluation: Evaluation) -> dict[str, bytes]:
 
 
 def _model(evaluation: Evaluation) -> dict[str, bytes]:
-    from safetensors.torch import save
-
-    weights = {name: tensor.contiguous().cpu() for name, tensor in evaluation.model.state_dict().items()}
-    shape = {"image_shape": list(evaluation.material.shape)}
-    return {"model/model.safetensors": save(weights), "model/config.json": _config_json(evaluation.config, shape)}
-
-
-def _config_json(config: TrialConfig, more: Mapping[str, Any] | None = None) -> bytes:
-    return json.dumps({**asdict(config), **(more or {})}, indent=2).encode()
+    files = saved.model_files(evaluation.model, evaluation.config, evaluation.material.shape)
+    return {f"{MODEL_FOLDER}/{name}": content for name, content in files.items()}
 
 
 def _transfer_csv(curves: Mapping[str, Sequence[float]]) -> bytes:

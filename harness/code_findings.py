@@ -30,30 +30,28 @@ def _redundancy(line: Line, size: int) -> Claim | None:
     found = trend(np.tile(block.sizes, len(block.seeds)), block.values.ravel())
     if found is None:
         return Claim("redundancy", level, False, block.run_ids)
-    rises, shown = found.rho.mean > 0, wording.estimate(found.rho, lambda value: f"{value:.2f}")
+    shown = wording.estimate(found.rho, lambda value: f"{value:.2f}")
     is_resolved = len(block.seeds) > 1 and found.rho.excludes(0)
-    word = "rises" if rises else "falls"
-    text = (
-        f"The largest correlation between two latents of {line.label}, beyond its chance level, {word} with d: Spearman {shown}."
-    )
-    if not is_resolved:
-        text = (
-            f"Whether the largest correlation between two latents of {line.label} changes with d beyond its chance level "
-            f"{wording.unresolved(len(block.seeds), None)} (Spearman {shown})."
+    if is_resolved:
+        word = "rises" if found.rho.mean > 0 else "falls"
+        trend_text = f"Beyond chance the largest correlation between two latents of {line.label} {word} with d: Spearman {shown}."
+    else:
+        trend_text = (
+            f"Whether the largest correlation between two latents of {line.label} changes with d beyond chance "
+            f"{wording.unresolved(len(block.seeds), None)}. Spearman's correlation is {shown}."
         )
     numbers = {"rho": found.rho.mean, "low": found.rho.low, "high": found.rho.high}
-    return Claim("redundancy", f"{text} {level}", is_resolved, block.run_ids, numbers)
+    return Claim("redundancy", f"{trend_text} {level}", is_resolved, block.run_ids, numbers)
 
 
 def _correlation_at(line: Line, block: Block, size: int) -> str:
-    largest, chance, rank = (
-        line.block(name, like=block) for name in ("max_latent_correlation", "latent/max_abs_corr_null95", "latent/effective_rank")
-    )
+    names = ("max_latent_correlation", "latent/max_abs_corr_null95", "latent/effective_rank")
+    largest, chance, rank = (line.block(name, like=block) for name in names)
     if largest is None or chance is None:
         return ""
     text = (
-        f"At d = {size} it is {wording.estimate(mean_interval(largest.at(size)), wording.decimal)}, "
-        f"where chance gives {wording.decimal(float(chance.at(size).mean()))}"
+        f"At d = {size} the largest of {line.label} is {wording.estimate(mean_interval(largest.at(size)), wording.correlation)}, "
+        f"where chance gives {wording.correlation(float(chance.at(size).mean()))}"
     )
     if rank is None or size not in rank.sizes:
         return f"{text}."

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
     """Writes a file under another name, and renames it when it is on the disk: until then what was there before stays.
 
     Args:
         path: Of the file; its folder is there.
-        write: Writes the content to an open file.
+        content: What is to be in it, or what writes that to an open file.
 
     Raises:
         OSError: if it cannot be written, such as on a full disk; nothing is left of the attempt.
@@ -21,7 +21,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     draft = path.with_name(f"{path.name}.part")
     try:
         with draft.open("wb") as file:
-            write(file)
+            content(file) if callable(content) else file.write(content)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)

@@ -10,11 +10,15 @@ from typing import Protocol
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from harness.config import HEADLINES, TrialRecord
+
+WIDE = 240
+"""Characters of a line where no terminal limits them."""
 
 
 class Display(Protocol):
@@ -140,7 +144,18 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column("_\n".join(column.rsplit("_", 1)), justify="left" if index < left else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, markup=False).print(table)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = WIDE  # a file, or the next command, has room for a row in a line
+    console.print(table)
+
+
+def print_text(lines: Sequence[str]) -> None:
+    """Prints sentences on stdout, wrapped to the terminal's width; what stands in from the left stays so."""
+    console = Console(highlight=False, markup=False)
+    for line in lines:
+        text = line.lstrip()
+        console.print(Padding(text, (0, 0, 0, len(line) - len(text))))
 
 
 def print_lines(lines: Sequence[str], to_stderr: bool = False) -> None:

@@ -122,7 +122,7 @@ def draw(chart: Chart) -> dict[str, bytes]:
 
     colors = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), TEXT_COLOR)
     with mpl.rc_context({**colors, "svg.fonttype": "none", "svg.hashsalt": chart.name}):
-        figure, axes = _new_figure(len(chart.panels), chart.share_y)
+        figure, axes = _new_figure(len(chart.panels), chart.share_y and not isinstance(chart.panels[0], HeatMap))
         for axis, panel in zip(axes, chart.panels, strict=True):
             if len(chart.panels) > 1 or isinstance(panel, HeatMap):
                 axis.set_title(panel.title, fontsize=10)
@@ -166,6 +166,8 @@ def _draw_heat(axis: Axes, content: HeatMap) -> AxesImage:
     image = axis.imshow(content.matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
     axis.set_xlabel(content.label)
     axis.set_ylabel(content.label)
+    for side in (axis.xaxis, axis.yaxis):
+        side.get_major_locator().set_params(integer=True)
     return image
 
 
@@ -184,6 +186,7 @@ def _draw_lines(axis: Axes, content: LineFigure) -> None:
             line.x, line.y, color=FLOOR_COLOR, linestyle=FLOOR_STYLES[index % len(FLOOR_STYLES)], linewidth=1.3, label=line.label
         )
     axis.set_xlabel(content.x_label)
+    axis.xaxis.get_major_locator().set_params(integer=True)  # epochs and latent sizes are whole
     if content.log_y:
         _logarithmic(axis)
     axis.grid(color=GRID_COLOR, linewidth=0.6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -38,11 +38,36 @@ def partition(trials: Sequence[Trial], group_size: int, parts: int = 1) -> list[
         group_size: Trials in a group at the most.
         parts: Groups at the least into which trials that are alike are divided.
     """
-    alike: dict[TrialConfig, list[Trial]] = {}
+    by_kind: dict[TrialConfig, list[Trial]] = {}
     for trial in trials:
-        alike.setdefault(replace(trial.config, seed=0, latent_size=1, learning_rate=1.0), []).append(trial)
-    groups = [group for members in alike.values() for group in _divide(members, max(parts, -(-len(members) // group_size)))]
+        by_kind.setdefault(_kind(trial), []).append(trial)
+    groups = [group for members in by_kind.values() for group in _divide(members, max(parts, -(-len(members) // group_size)))]
     return sorted(groups, key=lambda members: members[0].number)
+
+
+def group_name(members: Sequence[Trial]) -> str:
+    """First and last number: it tells a group from all others that trials of its kind were ever divided into."""
+    return f"{members[0].number}-{members[-1].number}"
+
+
+def named_group(name: str, trial: Trial, trials: Iterable[Trial]) -> list[Trial]:
+    """The members of the group of this name of which a trial was one, in their order.
+
+    Not by dividing the trials again: a sweep that was given more seeds later divides them in another way by now.
+
+    Args:
+        name: As ``group_name`` gives it.
+        trial: One of the members.
+        trials: All of the sweep.
+    """
+    first, last = map(int, name.split("-"))
+    alike = (each for each in trials if first <= each.number <= last and _kind(each) == _kind(trial))
+    return sorted(alike, key=lambda each: each.number)
+
+
+def _kind(trial: Trial) -> TrialConfig:
+    """Equal for trials that can be members of one group."""
+    return replace(trial.config, seed=0, latent_size=1, learning_rate=1.0)
 
 
 def _divide(members: list[Trial], parts: int) -> list[list[Trial]]:

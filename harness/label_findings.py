@@ -128,22 +128,24 @@ def find_modes(evidence: Evidence) -> list[Claim]:
 
 
 def _behind(mode: str, test: Paired) -> str:
-    tested = "" if math.isnan(test.corrected) else f", {wording.p_value(test.corrected)}"
-    shown = Interval(test.difference.mean, test.difference.low, test.difference.high, test.difference.count)
-    ends = wording.interval(shown, lambda value: f"{100 * value:.1f}")
-    return f"{mode} reaches {wording.points(shown.mean)} less{ends}{tested}"
+    tested = "" if math.isnan(test.corrected) else f" ({wording.p_value(test.corrected)})"
+    ends = wording.interval(test.difference, lambda value: f"{100 * value:.1f}")
+    return f"{mode} reaches {wording.points(test.difference.mean)} less{ends}{tested}"
 
 
 def _turns(line: Line) -> list[Claim]:
-    blocks = {mode: line.block(f"transfer/{mode}_best_epoch") for mode in TRANSFER_MODES}
-    if any(block is None for block in blocks.values()):
+    """When the test loss of each way is lowest; a line may have ended before."""
+    blocks = {mode: block for mode in TRANSFER_MODES if (block := line.block(f"transfer/{mode}_best_epoch"))}
+    if len(blocks) < len(TRANSFER_MODES):
         return []
     last = line.rows[0].trials[0].trial.config.transfer_epochs
-    means = {mode: mean_interval(block.values.mean(axis=1)) for mode, block in blocks.items() if block}
-    parts = [f"{wording.estimate(means[mode], wording.tenths)} ({mode})" for mode in means]
-    text = (
-        f"The test loss of the classifier is lowest after epoch {wording.listed(parts)} of {last}, mean over latent sizes: "
-        "beyond that each way overfits."
-    )
-    run_ids = next(block.run_ids for block in blocks.values() if block)
-    return [Claim("modes", text, True, run_ids, {mode: value.mean for mode, value in means.items()})]
+    means = {mode: mean_interval(block.values.mean(axis=1)) for mode, block in blocks.items()}
+    parts = [
+        f"{mode} after epoch {wording.estimate(mean, wording.tenths)}"
+        if mean.mean < last - 0.5
+        else f"{mode} not within {last} epochs"
+        for mode, mean in means.items()
+    ]
+    text = f"The classifier's test loss turns up, mean over latent sizes: {'; '.join(parts)}. What follows is overfitting."
+    block = blocks[TRANSFER_MODES[0]]
+    return [Claim("modes", text, len(block.seeds) > 1, block.run_ids, {mode: mean.mean for mode, mean in means.items()})]

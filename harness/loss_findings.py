@@ -12,6 +12,7 @@ from harness import wording
 from harness.evidence import ALPHA, Claim, Evidence
 from harness.lines import Block, Line, axes_of, common, cut
 from harness.statistics import (
+    KNEE_POINTS,
     Interval,
     Knee,
     Paired,
@@ -47,10 +48,10 @@ def _bend(line: Line) -> Claim | None:
 
 def _no_bend(line: Line, block: Block) -> Claim:
     first, last = (mean_interval(block.at(size)) for size in (block.sizes[0], block.sizes[-1]))
+    why = "it shows no bend" if len(block.sizes) >= KNEE_POINTS else f"to see where it bends takes {KNEE_POINTS} latent sizes"
     text = (
         f"The loss of {line.label} goes from {wording.estimate(first, wording.decimal)} at d = {block.sizes[0]} to "
-        f"{wording.estimate(last, wording.decimal)} at d = {block.sizes[-1]}, and no bend can be seen in it: "
-        f"that takes five latent sizes at the least, on both sides of the bend."
+        f"{wording.estimate(last, wording.decimal)} at d = {block.sizes[-1]}; {why}."
     )
     return Claim("dimensions", text, False, block.run_ids, {"first": first.mean, "last": last.mean})
 
@@ -128,11 +129,9 @@ def find_architecture(evidence: Evidence) -> list[Claim]:
         return []
     shown = found[:MOST_COMPARED]
     more = f", and {len(found) - len(shown)} more are further off" if len(found) > len(shown) else ""
-    parts = wording.listed([_against(evidence.best, rival) for rival in shown])
-    text = (
-        f"{evidence.best.label} reconstructs best (chosen by the validation loss). On the test split, over all latent sizes, "
-        f"its loss is {parts}{more}."
-    )
+    parts = "; ".join(_against(evidence.best, rival) for rival in shown)
+    sizes = "over all latent sizes" if len(evidence.best.sizes) > 1 else wording.sizes(evidence.best.sizes)
+    text = f"By the validation loss {evidence.best.label} is best. On the test split, {sizes}, its loss is {parts}{more}."
     is_resolved = all(rival.test.corrected < ALPHA and rival.ratio.mean < 1 for rival in shown)
     if not is_resolved:
         text += _what_would_tell(shown)
@@ -146,7 +145,7 @@ def _against(best: Line, rival: Rival) -> str:
     word, sign = ("lower", 1) if saved.mean >= 0 else ("higher", -1)
     ends = sorted((sign * saved.low, sign * saved.high))
     shown = wording.estimate(Interval(abs(saved.mean), *ends, saved.count), wording.percent)
-    tested = "" if math.isnan(rival.test.corrected) else f", {wording.p_value(rival.test.corrected)}"
+    tested = "" if math.isnan(rival.test.corrected) else f" ({wording.p_value(rival.test.corrected)})"
     return f"{shown} {word} than that of {rival.line.label}{tested}{_cost(best, rival.line)}"
 
 
@@ -154,7 +153,7 @@ def _cost(best: Line, other: Line) -> str:
     own, others = best.block("cost/parameters"), other.block("cost/parameters")
     if own is None or others is None:
         return ""
-    return f", with {wording.decimal(float(own.values.mean() / others.values.mean()))} times its parameters"
+    return f", with {wording.times(float(own.values.mean() / others.values.mean()))} parameters"
 
 
 def _what_would_tell(shown: Sequence[Rival]) -> str:
@@ -176,12 +175,13 @@ def find_floors(evidence: Evidence) -> list[Claim]:
     groups = {word: [size for size in block.sizes if signs[size] == sign] for word, sign in PCA_WORDS.items()}
     parts = [f"{word} at {wording.sizes(found)}" for word, found in groups.items() if found]
     text = f"Against PCA with as many components {evidence.best.label} is {'; '.join(parts)}. {_ranking(evidence.best, block)}"
-    is_resolved = len(block.seeds) > 1 and not groups["not told apart"]
+    is_resolved = len(block.seeds) > 1 and len(groups["not told apart"]) <= 1  # one between the better and the worse ones
     return [Claim("floors", text, is_resolved, block.run_ids, {f"d = {size}": sign for size, sign in signs.items()})]
 
 
 def _sign(difference: Interval) -> int:
-    if not difference.excludes(0):
+    """Of a difference that is beyond doubt; of a single replicate's as it is."""
+    if difference.count > 1 and not difference.excludes(0):
         return 0
     return -1 if difference.mean < 0 else 1
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 from harness import interpolation, latents, models, transfer
 from harness.config import TrialConfig
 from harness.material import Material
+from harness.numerics import peak_memory_mb
 from harness.train import TrainState, apply_in_blocks, load_model
 from harness.transfer import LabelledInputs, TransferOutcome, TransferTask
 from harness.transfer_stack import classify_all
@@ -170,6 +171,9 @@ METRICS: dict[str, Metric] = {
     "transfer/finetuned_accuracy_std": Metric("", "share", lambda e: e.transfers["finetuned"].std),
     "transfer/scratch_accuracy": Metric("up", "share", lambda e: e.transfers["scratch"].accuracy),
     "transfer/scratch_accuracy_std": Metric("", "share", lambda e: e.transfers["scratch"].std),
+    "transfer/frozen_best_epoch": Metric("", "epoch", lambda e: e.transfers["frozen"].best_epoch),
+    "transfer/finetuned_best_epoch": Metric("", "epoch", lambda e: e.transfers["finetuned"].best_epoch),
+    "transfer/scratch_best_epoch": Metric("", "epoch", lambda e: e.transfers["scratch"].best_epoch),
     "transfer/raw_pixels_accuracy": Metric("", "share", lambda e: e.material.raw_pixels_transfer(e.config).accuracy),
     "transfer/pca_accuracy": Metric("", "share", lambda e: e.material.pca_transfer(e.config).accuracy),
     "interpolation/manifold_distance": Metric("down", "times that of data", lambda e: e.manifold_distance),
@@ -179,6 +183,7 @@ METRICS: dict[str, Metric] = {
         "", PER_PIXEL, lambda e: e.material.floors.random_projection_mse(e.images, e.config.latent_size)
     ),
     "cost/train_seconds": Metric("down", "s", lambda e: e.state.seconds),
+    "cost/peak_memory_mb": Metric("down", "MB", lambda e: peak_memory_mb(e.material.device)),
     "cost/parameters": Metric("down", "parameters", _parameters),
     "cost/samples_per_second": Metric("up", "images / s", _samples_per_second),
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -96,3 +98,18 @@ def _deterministic() -> Iterator[None]:
     finally:
         torch.set_deterministic_debug_mode(before)
         _DETERMINISTIC.fill_uninitialized_memory = filled
+
+
+def peak_memory_mb(device: str) -> float:
+    """The most memory that this worker has had so far: of the GPU where it computes on one, else the process's own, in MB.
+
+    Of a CPU's worker all that its process shares with others is in it as well; NaN where the system does not say.
+    """
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated() / 1e6
+    try:
+        import resource  # not on every system
+    except ImportError:
+        return math.nan
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -82,9 +82,36 @@ class Request:
     outage_limit: float = OUTAGE_MINUTES
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """The parser of a command of the harness: what is wrong with its words is one line, with the nearest name."""
+
     def error(self, message: str) -> NoReturn:
+        """Raises the line.
+
+        Raises:
+            UserError: always.
+        """
         raise UserError(f"{message} (see {self.prog} --help)")
+
+    def read(self, words: Sequence[str]) -> argparse.Namespace:
+        """Reads a command line, options and names in any order.
+
+        Raises:
+            UserError: if a word is no text, or an option is unknown or lacks its value.
+        """
+        for word in words:
+            if "\0" in word or not is_text(word):
+                raise UserError(f"{shown(word)} on the command line is no text: allowed is UTF-8 without null characters")
+        self._check_option_names(words)
+        return self.parse_intermixed_args(list(words))
+
+    def _check_option_names(self, words: Sequence[str]) -> None:
+        """Names the nearest option where one is unknown, which argparse does not."""
+        known = [option for action in self._actions for option in action.option_strings]
+        for word in words:
+            option = word.partition("=")[0]
+            if option.startswith("--") and len(option) > 2 and option not in known:
+                raise unknown("option", option, known)
 
 
 def parse(words: Sequence[str]) -> Request:
@@ -93,10 +120,7 @@ def parse(words: Sequence[str]) -> Request:
     Raises:
         UserError: if a word or a value is not one that it may be.
     """
-    for word in words:
-        if "\0" in word or not is_text(word):
-            raise UserError(f"{shown(word)} on the command line is no text: allowed is UTF-8 without null characters")
-    options = _parser().parse_intermixed_args(_check_option_names(list(words)))
+    options = _parser().read(words)
     if not options.study and not options.list and not options.replay:
         raise UserError("no study named: give one, such as latent_sweep; python -m harness.study --list shows them")
     return Request(
@@ -157,8 +181,8 @@ def _check_axis(name: str, study: StudyConfig) -> None:
         raise UserError(f"{name} has several values, and a sweep has one: use {instead}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m harness.study",
         description="Runs a study: trains every autoencoder it asks for, measures it, and records all of it in MLflow.",
         epilog=EPILOG,
@@ -283,13 +307,3 @@ def _one_of(name: str, text: str, allowed: tuple[str, ...]) -> str:
     if text not in allowed:
         raise unknown(name, text, allowed)
     return text
-
-
-def _check_option_names(words: list[str]) -> list[str]:
-    """Names the nearest option where one is unknown, which argparse does not."""
-    known = [option for action in _parser()._actions for option in action.option_strings]
-    for word in words:
-        option = word.partition("=")[0]
-        if option.startswith("--") and len(option) > 2 and option not in known:
-            raise unknown("option", option, known)
-    return words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -225,7 +226,7 @@ def _best_by_size(rows: Sequence[Row]) -> dict[int, Row]:
 
 
 def _shown_rows(summary: Summary) -> list[Row]:
-    """The rows of the architecture whose curves and strips are shown: the first of the study."""
+    """The rows of the architecture whose curves, matrices and strips are shown."""
     return [row for row in summary.rows if row.trials[0].trial.config.architecture == _curve_architecture(summary)]
 
 
@@ -252,8 +253,11 @@ def _floor_lines(rows: Sequence[Row], names: Mapping[str, str]) -> list[Series]:
 
 
 def _curve_architecture(summary: Summary) -> str:
-    """The architecture whose curves are shown: the first of the study."""
-    return summary.rows[0].trials[0].trial.config.architecture
+    """The architecture whose curves are shown: the one with the lowest validation loss, as a geometric mean over its rows."""
+    logs: dict[str, list[float]] = {}
+    for row in summary.rows:
+        logs.setdefault(row.trials[0].trial.config.architecture, []).append(math.log(row.metrics["val/mse"].mean))
+    return min(logs, key=lambda name: sum(logs[name]) / len(logs[name]))
 
 
 def _curve(label: str, curves: Sequence[Sequence[float]], color: int, dashed: bool) -> Series:

@@ -9,16 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from harness.config import Trial, TrialConfig, TrialRecord
 from harness.rules import UserError
-from harness.runs import explains, no_garbage_collection, open_client
-from harness.store import HEALTH_TIMEOUT_SECONDS, database_path, store_uri
+from harness.runs import RunFiles, explains, is_refusal, no_garbage_collection, open_client
+from harness.store import HEALTH_TIMEOUT_SECONDS, database_path, store_uri, without_password
 
 if TYPE_CHECKING:
     from harness.runs import MlflowClient, Run
 
 RUNS_A_PAGE = 1000
+MOST_EXPERIMENTS = 10_000
 
 CHILDREN = """
     SELECT runs.run_uuid, runs.experiment_id, runs.status, runs.start_time, runs.end_time
@@ -103,6 +106,28 @@ class StoreReader:
         return [*self._parents(str(experiment.experiment_id), identity)] if experiment else []
 
     @explains
+    def experiments(self) -> dict[str, str]:
+        """The ids of all experiments by name, those in the trash left out."""
+        found = self._client.search_experiments(max_results=MOST_EXPERIMENTS)
+        return {str(each.name): str(each.experiment_id) for each in found}
+
+    @explains
+    def run(self, run_id: str) -> StoredRun | None:
+        """One run; nothing where there is none, or it is in the trash."""
+        try:
+            run = self._client.get_run(run_id)
+        except Exception as error:  # MLflow's, of which only the code tells what it means
+            if is_refusal(error):
+                return None
+            raise
+        return _stored(run) if run.info.lifecycle_stage == "active" else None
+
+    @explains
+    def all_run_ids(self, experiments: Sequence[str]) -> list[str]:
+        """The ids of every run of some experiments."""
+        return [run.run_id for each in experiments for run in self._search(each, "")]
+
+    @explains
     def newest_sweep(self, experiment_id: str, identity: str) -> StoredRun | None:
         """The newest parent run of an identity; nothing where there is none."""
         return next(self._parents(experiment_id, identity, page=1), None)
@@ -124,6 +149,20 @@ class StoreReader:
         """The content of a file of a run."""
         with tempfile.TemporaryDirectory() as folder:
             return Path(self._client.download_artifacts(run_id, path, folder)).read_bytes()
+
+    @explains
+    def files(self, run_id: str) -> RunFiles:
+        """All files of a run."""
+        return RunFiles(self.uri, str(self._client.get_run(run_id).info.artifact_uri))
+
+    @explains
+    def locate(self, run_id: str, path: str) -> str:
+        """Where a file of a run is: its path, from this folder where it is below it, or the page of a server that shows it."""
+        info = self._client.get_run(run_id).info
+        if info.artifact_uri.startswith(("file:", "/")):
+            file = Path(url2pathname(urlsplit(info.artifact_uri).path)) / path
+            return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
+        return f"{without_password(self.uri).rstrip('/')}/#/experiments/{info.experiment_id}/runs/{run_id}/artifacts/{path}"
 
     @explains
     def under_way(self, experiment_id: str, identity: str) -> list[StoredRun]:

@@ -15,7 +15,7 @@ from harness import models, tables
 from harness.checkpoints import checkpoint_path, read_checkpoint, write_checkpoint
 from harness.config import Trial, TrialConfig, TrialRecord, TrialResult
 from harness.display import Display
-from harness.groups import choose_group_size, evaluation_parts, least_parts, partition
+from harness.groups import choose_group_size, evaluation_parts, group_name, least_parts, partition
 from harness.plan import SweepPlan
 from harness.rules import UserError
 from harness.tracker import OpenSweep, Tracker
@@ -50,6 +50,7 @@ class Means:
         retry_failed: Run failed trials again.
         retries: How often a worker may die of a trial before the trial has failed.
         checkpoints: Folder for what half-trained groups have come to; ``None`` keeps nothing.
+        command: What was typed, for the report.
     """
 
     executor: str = "processes"
@@ -61,6 +62,7 @@ class Means:
     retry_failed: bool = False
     retries: int = 2
     checkpoints: Path | None = None
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def _groups(run: Run, trials: list[Trial], records: Mapping[int, TrialRecord]) -
     groups = partition(trials, group_size, least_parts(run.means.group_size, placement))
     unfinished = [members for members in groups if any(trial.number not in records for trial in members)]
     unfinished.sort(key=lambda members: -_work(run.plan, members))
-    return [Group(f"{members[0].number}-{members[-1].number}", members) for members in unfinished]
+    return [Group(group_name(members), members) for members in unfinished]
 
 
 def _work(plan: SweepPlan, members: Sequence[Trial]) -> int:

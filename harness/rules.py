@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,20 @@ def unknown(kind: str, value: object, allowed: Iterable[str], next_step: str = "
         The error, with the nearest allowed name where there is a similar one.
     """
     names = sorted(allowed)
-    near = difflib.get_close_matches(str(value)[:LONGEST_SHOWN], names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
     step = f" ({next_step})" if next_step else ""
-    return UserError(f"unknown {kind} {shown(str(value))}: allowed are {', '.join(names)}{hint}{step}")
+    return UserError(f"unknown {kind} {shown(str(value))}: allowed are {', '.join(names)}{nearest(value, names)}{step}")
+
+
+def nearest(value: object, names: Sequence[str]) -> str:
+    """What a message says of the name that is most like an unknown one; empty where none is like it."""
+    near = difflib.get_close_matches(str(value)[:LONGEST_SHOWN], names, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def one_line(text: str) -> str:
+    """Spaces for line breaks, and escapes for what a terminal would obey: the names in it may be anybody's."""
+    words = " ".join(text.split())
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in words)
 
 
 def shown(value: object) -> str:

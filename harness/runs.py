@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 from harness.journal import Write
 from harness.rules import UserError
 from harness.server import PASSWORD, USERNAME
-from harness.store import StoreError, TrashedError, artifact_location, check_store, initialise, is_missing, without_password
+from harness.store import (
+    StoreError,
+    TrashedError,
+    artifact_location,
+    check_store,
+    initialise,
+    is_missing,
+    local_folder,
+    without_password,
+)
+from harness.tracker import Publication
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as Run
@@ -107,7 +117,7 @@ class MlflowRuns:
             else:
                 self._set_status(write.run_id, write.content["status"], write.content["time"])
         except Exception as error:
-            if _code(error) in REFUSALS and self.client.get_run(write.run_id).info.lifecycle_stage == "deleted":
+            if is_refusal(error) and self.client.get_run(write.run_id).info.lifecycle_stage == "deleted":
                 raise TrashedError(f"run {write.run_id} was put in MLflow's trash while its trial was under way") from error
             raise
         return write.run_id
@@ -170,6 +180,43 @@ def open_client(uri: str) -> MlflowClient:
         raise explained(uri, error) from None
 
 
+class RunFiles:
+    """The files of a run, without asking the store again where they are for each of them."""
+
+    def __init__(self, uri: str, location: str) -> None:
+        """Takes the address of the store, and that of the files as the run has it."""
+        self.uri, self._location, self._folder = uri, location, local_folder(location)
+
+    @explains
+    def sizes(self) -> dict[str, int]:
+        """The size of every file in bytes, by path."""
+        if self._folder:
+            files = (path for path in self._folder.rglob("*") if path.is_file())
+            return {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in sorted(files)}
+        found: dict[str, int] = {}
+        folders: list[str | None] = [None]
+        while folders:
+            for each in self._repository().list_artifacts(folders.pop()):
+                if each.is_dir:
+                    folders.append(each.path)
+                else:
+                    found[each.path] = int(each.file_size or 0)
+        return dict(sorted(found.items()))
+
+    @explains
+    def read(self, path: str) -> bytes:
+        """The content of a file."""
+        if self._folder:
+            return (self._folder / path).read_bytes()
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(self._repository().download_artifacts(path, folder)).read_bytes()
+
+    def _repository(self) -> Any:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        return get_artifact_repository(self._location, tracking_uri=self.uri)
+
+
 def find_experiment(client: MlflowClient, uri: str, name: str) -> tuple[str, tuple[str, ...]]:
     """Finds or creates the experiment; gives its id and what the user should know of it."""
     wanted = artifact_location(uri, name)
@@ -192,6 +239,30 @@ def find_experiment(client: MlflowClient, uri: str, name: str) -> tuple[str, tup
     if moved and is_missing(found):
         raise UserError(f"{note}, and there is no such folder: move it back, or use another store with --tracking-uri")
     return str(experiment.experiment_id), (note,) if moved else ()
+
+
+def write_view(client: MlflowClient, experiment_id: str, publication: Publication) -> None:
+    """Keeps a saved view with its experiment."""
+    client.set_experiment_tag(experiment_id, *publication.view)
+
+
+def register_best(client: MlflowClient, experiment_id: str, publication: Publication) -> None:
+    """Registers a run's model as the newest version of a name, under the alias ``best``; once."""
+    name, run_id = publication.model, publication.run_id
+    if not run_id:
+        return
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if _code(error) != "RESOURCE_ALREADY_EXISTS":
+            raise
+    if any(version.run_id == run_id for version in client.search_model_versions(f"name = '{name}'")):
+        return
+    source = f"{client.get_run(run_id).info.artifact_uri}/model"
+    version = client.create_model_version(name, source=source, run_id=run_id, description=publication.description)
+    client.set_registered_model_alias(name, "best", version.version)
 
 
 def source_tags() -> dict[str, str]:
@@ -225,7 +296,12 @@ def explained(uri: str, error: Exception) -> UserError:
     if refused := _login_fault(error):
         return StoreError(without_password(uri), refused, f"set {USERNAME} and {PASSWORD}, or name another with --tracking-uri")
     away = StoreError(without_password(uri), cause)
-    return UserError(str(away)) if _code(error) in REFUSALS or isinstance(error, MISTAKES) else away
+    return UserError(str(away)) if is_refusal(error) or isinstance(error, MISTAKES) else away
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether a store that is there says that it has no such thing, or does not take it."""
+    return _code(error) in REFUSALS
 
 
 def _login_fault(error: Exception) -> str:

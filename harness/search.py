@@ -34,7 +34,7 @@ class GridSearch:
             name: CategoricalDistribution(list(dict.fromkeys(getattr(trial.config, name) for trial in trials)))
             for name in [*study.grid, "seed"]
         }
-        self.study = _new_study(directions)
+        self.study = new_study(directions)
         self._is_open = True
 
     def next_round(self) -> list[Trial]:
@@ -55,7 +55,7 @@ class GridSearch:
         params = {name: getattr(trial.config, name) for name in self._axes}
         if record := self._ended.get(trial.number):
             _check_same(record, trial.config)
-        return _entry(record, params, self._axes, self._objectives)
+        return frozen(record, params, self._axes, self._objectives)
 
 
 class SamplerSearch:
@@ -78,7 +78,7 @@ class SamplerSearch:
         self._sampler = SAMPLERS[study.sampler]
         self._results = dict(ended)
         self._round: dict[int, optuna.Trial] = {}
-        self.study = _new_study(directions, self._new_sampler(0))
+        self.study = new_study(directions, self._new_sampler(0))
 
     def next_round(self) -> list[Trial]:
         """All trials of the next round in which some have not ended; nothing when all rounds are over."""
@@ -133,9 +133,7 @@ class SamplerSearch:
         return config
 
     def _restore(self, record: TrialRecord) -> None:
-        proposal = json.loads(record.trial.proposal)
-        distributions = {name: json_to_distribution(text) for name, text in proposal["distributions"].items()}
-        self.study.add_trial(_entry(record, proposal["params"], distributions, self._config.objectives))
+        self.study.add_trial(frozen(record, *proposed(record), self._config.objectives))
 
     def _new_sampler(self, asked: int) -> optuna.samplers.BaseSampler:
         seed = int(fingerprint([self._config.sweep_seed, asked]), 16) % 2**31
@@ -146,7 +144,14 @@ class SamplerSearch:
             return optuna.samplers.PartialFixedSampler(fixed, sampler) if fixed else sampler
 
 
-def _new_study(directions: Sequence[str], sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+def proposed(record: TrialRecord) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+    """The parameters that a sampler has proposed for a trial, and their distributions."""
+    proposal = json.loads(record.trial.proposal)
+    return proposal["params"], {name: json_to_distribution(text) for name, text in proposal["distributions"].items()}
+
+
+def new_study(directions: Sequence[str], sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+    """An empty study in memory."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(directions=[DIRECTIONS[way] for way in directions], sampler=sampler)
 
@@ -184,7 +189,7 @@ def _check_same(record: TrialRecord, config: TrialConfig) -> None:
         )
 
 
-def _entry(
+def frozen(
     record: TrialRecord | None, params: dict[str, Any], distributions: dict[str, BaseDistribution], objectives: Sequence[str]
 ) -> FrozenTrial:
     """A trial to add to an Optuna study: ended as its record says, or under way where there is none.

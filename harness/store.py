@@ -164,9 +164,31 @@ def _what_is_wrong_with(database: Path) -> str:
     return ""
 
 
+def local_folder(location: str) -> Path | None:
+    """The folder of a file address; nothing for any other address."""
+    if not location.startswith("file:"):
+        return None
+    return Path(urllib.request.url2pathname(location.removeprefix("file://")))
+
+
 def is_missing(location: str) -> bool:
     """Whether a file address leads nowhere; other addresses are not looked at."""
-    return location.startswith("file:") and not Path(urllib.request.url2pathname(location.removeprefix("file://"))).is_dir()
+    folder = local_folder(location)
+    return folder is not None and not folder.is_dir()
+
+
+def is_mlflow_store(uri: str) -> bool:
+    """Whether a SQLite address is that of a store of MLflow's; of other addresses nothing is known."""
+    database = database_path(uri)
+    if database is None or not database.is_file():
+        return False
+    connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=HEALTH_TIMEOUT_SECONDS)
+    try:
+        return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'latest_metrics'").fetchall())
+    except sqlite3.Error:
+        return False
+    finally:
+        connection.close()
 
 
 def initialise(uri: str, connect: Callable[[str], Client]) -> Client:

@@ -9,24 +9,20 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness import executors, options
 from harness.library import StudyFile, list_studies, load_study
 from harness.options import Request
-from harness.rules import UserError
+from harness.rules import UserError, one_line
 
 if TYPE_CHECKING:
     from harness.config import StudyConfig, Trial
-    from harness.plan import SweepPlan
-    from harness.sweep import SweepOutcome
-    from harness.tracker import Tracker
 
 FINISHED, SOME_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
-LONGEST_TABLE = 40
-MOST_FAILURES = 10
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -41,17 +37,11 @@ def main(words: Sequence[str] | None = None) -> int:
         file = load_study(request.study)
         return _dry_run(file, request) if request.dry_run else _run(file, request, words)
     except UserError as error:
-        print(f"error: {_one_line(str(error))}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
         print(f"interrupted; the same command resumes: {_command(words)}", file=sys.stderr)
         return INTERRUPTED
-
-
-def _one_line(text: str) -> str:
-    """Spaces for line breaks, and escapes for what a terminal would obey: the names in it may be anybody's."""
-    words = " ".join(text.split())
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in words)
 
 
 def _list() -> int:
@@ -61,7 +51,7 @@ def _list() -> int:
         try:
             study = load_study(name).study
         except UserError as error:
-            print(f"{name:<{width}}  cannot be read: {_one_line(str(error))}")
+            print(f"{name:<{width}}  cannot be read: {one_line(str(error))}")
             continue
         size = f"{_grid_size(study)} trials" if study.sampler == "grid" else f"{study.trials} trials by {study.sampler}"
         print(f"{name:<{width}}  {study.question} ({size})")
@@ -100,6 +90,7 @@ def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
         executors.prepare(["harness.trial"])  # while this process loads the rest
     from harness import display
     from harness.claims import private_path
+    from harness.closing import show_as_json, show_outcome
     from harness.outage import Patience
     from harness.plan import make_plan
     from harness.rounds import Means
@@ -121,9 +112,14 @@ def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
         retry_failed=request.retry_failed,
         retries=request.retries,
         checkpoints=private_path(tracker.uri, ".checkpoints", plan.identity),
+        command=_command(words),
     )
     outcome = run_sweep(plan, means, tracker, shown)
-    _show(plan, tracker, outcome, request, words)
+    again = _command([*words, "--fresh"])
+    if request.json:
+        show_as_json(plan, outcome, tracker.uri, again)
+    else:
+        show_outcome(plan, outcome, again)
     return SOME_FAILED if outcome.summary.failed else FINISHED
 
 
@@ -144,81 +140,7 @@ def _replay(request: Request) -> int:
     return FINISHED
 
 
-def _show(plan: SweepPlan, tracker: Tracker, outcome: SweepOutcome, request: Request, words: Sequence[str]) -> None:
-    from harness import display, tables
-    from harness.store import without_password
-
-    lines = _closing_lines(plan, tracker, outcome, words)
-    if not request.json:
-        _print_summary(plan, outcome)
-        display.print_lines(lines)
-        return
-    display.print_lines(lines, to_stderr=True)
-    content = {
-        "study": plan.study.name,
-        "dataset": plan.study.base.dataset,
-        "sweep": plan.identity,
-        "tracking_uri": without_password(tracker.uri),
-        "experiment_id": outcome.sweep.experiment_id,
-        "run_id": outcome.sweep.run_id,
-        **tables.as_json(outcome.summary),
-    }
-    print(json.dumps(content, indent=2))
-
-
-def _print_summary(plan: SweepPlan, outcome: SweepOutcome) -> None:
-    """Prints the headline metrics by configuration; of a long search the best ones."""
-    from harness import display
-    from harness.config import HEADLINES
-    from harness.measures import METRICS
-
-    summary = outcome.summary
-    rows = list(summary.rows)
-    if plan.study.sampler != "grid":
-        objective = plan.study.objectives[0]
-        rank = METRICS[objective].rank
-        rows.sort(key=lambda row: rank(row.metrics[objective].mean) if objective in row.metrics else math.inf)
-    shown = rows[:LONGEST_TABLE]
-    seeds = max((len(row.trials) for row in rows), default=0)
-    what = f"mean and 95 % interval over {seeds} seeds" if seeds > 1 else "one seed each"
-    cells = [
-        [*(str(row.point[axis]) for axis in summary.axes), *(_cell(row.metrics.get(name)) for name in HEADLINES)] for row in shown
-    ]
-    left_out = f"; {len(rows) - len(shown)} more rows are in trials.csv" if len(rows) > len(shown) else ""
-    display.print_table(f"{plan.title}: {what}{left_out}", [*summary.axes, *HEADLINES], cells, 1)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value.mean:.4f}" if value.count < 2 else f"{value.mean:.4f} ± {value.half_width:.4f}"
-
-
-def _closing_lines(plan: SweepPlan, tracker: Tracker, outcome: SweepOutcome, words: Sequence[str]) -> list[str]:
-    from harness.server import is_server
-    from harness.store import without_password
-
-    summary = outcome.summary
-    state = "was finished already" if outcome.was_finished else "is finished"
-    kept = f", {outcome.kept} of them kept from before" if outcome.kept and not outcome.was_finished else ""
-    failed = f", {len(summary.failed)} failed" if summary.failed else ""
-    lines = [f"The sweep {plan.identity} {state}: {summary.finished} of {summary.total} trials have results{failed}{kept}."]
-    lines += [f"  failed: trial {record.trial.number}: {record.reason}" for record in summary.failed[:MOST_FAILURES]]
-    if summary.failed:
-        lines += ["  --retry-failed, added to the command, runs the failed trials again"]
-    uri = without_password(tracker.uri)
-    address = f"/#/experiments/{outcome.sweep.experiment_id}/runs/{outcome.sweep.run_id}?workflowType=machine_learning"
-    if is_server(uri):
-        lines += ["Next:", f"  {uri.rstrip('/')}{address}  (figures and tables)"]
-    else:
-        store = "" if uri == "sqlite:///mlflow.db" else f" --backend-store-uri {uri}"
-        lines += ["Next:", f"  mlflow ui{store}", f"  then open http://127.0.0.1:5000{address}  (figures and tables)"]
-    return [*lines, f"  {_command([*words, '--fresh'])}  (runs it all again)"]
-
-
 def _command(words: Sequence[str]) -> str:
-    import shlex
-
     from harness.store import without_password
 
     return f"python -m harness.study {shlex.join(map(without_password, words))}"

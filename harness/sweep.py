@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
-from harness import datasets, models, pictures, provenance, tables
+from harness import datasets, models, provenance, tables
+from harness.about import TAG, About, Layout, facts_of
 from harness.checkpoints import forget_checkpoints
 from harness.config import Trial, TrialRecord
 from harness.display import Display
@@ -16,11 +18,15 @@ from harness.executors import EXECUTORS
 from harness.interrupts import stopping_on_signals
 from harness.measures import METRICS
 from harness.plan import SweepPlan
+from harness.reporting import FINDINGS_FILE, PAGE_FILE, describe, read_findings, report_files
 from harness.rounds import EVALUATION_SHARE, Means, Run, run_round, trial_name
 from harness.rules import UserError
 from harness.search import GridSearch, SamplerSearch
-from harness.tracker import OpenSweep, Status, SweepInfo, Tracker
+from harness.sensitivity import search_plots
+from harness.store import without_password
+from harness.tracker import OpenSweep, Publication, Status, SweepInfo, Tracker
 from harness.trial import set_up_worker
+from harness.views import view_tag
 from harness.workers import Executor, Wanted
 
 
@@ -30,19 +36,26 @@ class SweepOutcome:
 
     Attributes:
         sweep: The parent run.
+        about: The same, for people.
         summary: What it came to.
+        report: Path or address of the report; empty where it is kept in memory only.
         was_finished: Whether there was nothing left to do.
         kept: Trials that had ended before.
     """
 
     sweep: OpenSweep
+    about: About
     summary: tables.Summary
+    report: str
     was_finished: bool
     kept: int
 
 
 class Search(Protocol):
     """What to train next."""
+
+    study: Any
+    """Optuna's."""
 
     def next_round(self) -> list[Trial]:
         """All trials of the next round that has some to train; empty at the end."""
@@ -65,15 +78,17 @@ def run_sweep(plan: SweepPlan, means: Means, tracker: Tracker, display: Display)
         records = {number: record for number, record in sweep.records.items() if number < plan.total}
         kept, search = len(records), open_search(plan, records)
         trials = search.next_round()
+        run = Run(plan, means, tracker, display, sweep, stop)
         if trials or not sweep.was_finished:
             tracker.resume_sweep(sweep)
-            with _left_in_order(run := Run(plan, means, tracker, display, sweep, stop)):
+            with _left_in_order(run):
                 if means.fresh and means.checkpoints:
                     forget_checkpoints(means.checkpoints)
                 _run_rounds(run, executor, search, trials, records)
                 records = tracker.settle(records)
-                _finish(run, records)
-        return SweepOutcome(sweep, _summarize(plan, records), was_finished=not trials, kept=kept)
+                _finish(run, search, records)
+        summary, report = _summarize(plan, records), tracker.locate(sweep.run_id, PAGE_FILE)
+        return SweepOutcome(sweep, _about(run), summary, report, was_finished=not trials, kept=kept)
 
 
 def open_executor(plan: SweepPlan, means: Means) -> Executor:
@@ -125,20 +140,47 @@ def _summarize(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> tables.Su
     return tables.summarize(ordered, tables.table_axes(tuple(plan.study.grid), ordered), plan.total)
 
 
-def _finish(run: Run, records: Mapping[int, TrialRecord]) -> None:
-    """Writes the best values, the counts, the tables and the pictures on the parent run."""
+def _finish(run: Run, search: Search, records: Mapping[int, TrialRecord]) -> None:
+    """Writes the best values, the counts and the report on the parent run, and what makes the sweep easy to find."""
     plan, summary = run.plan, _summarize(run.plan, records)
+    about = _about(run)
+    plots = search_plots(search.study, plan.study.objectives) if plan.study.sampler != "grid" else ""
+    files = report_files(about, list(records.values()), run.tracker.read_file, plots)
     metrics = {name: record.metrics[name] for name, record in summary.best.items()}
     counts = {"trials/total": summary.total, "trials/finished": summary.finished, "trials/failed": len(summary.failed)}
     tags = {f"harness.best.{name}": record.run_id for name, record in summary.best.items()}
-    note = (
-        f"{plan.study.question}\n\nIts metrics are the best of its trials, each by itself; the tags harness.best.* name the runs."
-    )
-    files = tables.table_files(summary, records.values()) | pictures.picture_files(summary, run.tracker.read_file)
+    note = describe(plan.study.question, read_findings(files[FINDINGS_FILE]), about.page_address)
+    tags |= {"mlflow.note.content": note, TAG: about.layout.to_tag()}
     status: Status = "FINISHED" if summary.finished else "FAILED"
-    run.tracker.finish_sweep(run.sweep, status, metrics | counts, tags | {"mlflow.note.content": note}, files)
+    run.tracker.finish_sweep(run.sweep, status, metrics | counts, tags, files)
+    for sentence in run.tracker.publish(run.sweep, _publication(run, summary)):
+        run.display.note(sentence)
     if run.means.checkpoints:
         forget_checkpoints(run.means.checkpoints)
+
+
+def _about(run: Run) -> About:
+    plan, sweep = run.plan, run.sweep
+    axes = tuple(plan.study.grid)
+    layout = Layout(axes, plan.study.objectives, plan.study.sampler, plan.total, run.means.command)
+    facts = facts_of(run.tracker.context | {"harness.dataset": plan.study.base.dataset, **_fingerprint(plan)})
+    uri = without_password(run.tracker.uri)
+    return About(plan.title, plan.study.question, plan.identity, sweep.run_id, sweep.experiment_id, uri, layout, facts)
+
+
+def _fingerprint(plan: SweepPlan) -> dict[str, str]:
+    return {"harness.data_fingerprint": plan.placement.data_fingerprint, "harness.device": plan.placement.device}
+
+
+def _publication(run: Run, summary: tables.Summary) -> Publication:
+    """The saved view, and the trial whose model is the best one: by the first objective, which is the validation loss mostly."""
+    plan, objective = run.plan, run.plan.study.objectives[0]
+    records = [record for row in summary.rows for record in row.trials]
+    best = tables.best_trial(records, objective)
+    view = view_tag(plan.identity, plan.title, summary.axes, "val/mse")
+    name = re.sub(r"[^\w.-]+", "-", f"{plan.study.name}-{plan.study.base.dataset}")
+    description = f"Best {objective} of the sweep {plan.identity}" + (f": {trial_name(plan, best.trial)}" if best else "")
+    return Publication(view, name, best.run_id if best else "", description)
 
 
 def _info(plan: SweepPlan) -> SweepInfo:

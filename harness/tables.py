@@ -126,11 +126,16 @@ def as_json(summary: Summary) -> dict[str, Any]:
 
 def trials_frame(records: Iterable[TrialRecord]) -> pd.DataFrame:
     """All ended trials as a table: number, run, status, the configuration and every metric."""
-    ordered = sorted(records, key=lambda record: record.trial.number)
-    return pd.DataFrame([_frame_row(record) for record in ordered])
+    return as_frame(trial_row(record) for record in sorted(records, key=lambda record: record.trial.number))
 
 
-def _frame_row(record: TrialRecord) -> dict[str, Any]:
+def as_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Rows with the same columns as a table."""
+    return pd.DataFrame(list(rows))
+
+
+def trial_row(record: TrialRecord) -> dict[str, Any]:
+    """What a table of trials has of one: number, run, status, the configuration and every metric, by name."""
     return {
         "trial": record.trial.number,
         "run_id": record.run_id,

@@ -20,9 +20,9 @@ from harness.config import EpochLog, Trial, TrialRecord, TrialResult
 from harness.journal import Header, Journal, Write
 from harness.outage import JournaledRuns, Patience, Writer
 from harness.reader import StoredRun, StoreReader, finite
-from harness.runs import MlflowRuns, explains, find_experiment, open_client, source_tags
+from harness.runs import MlflowRuns, explained, explains, find_experiment, open_client, register_best, source_tags, write_view
 from harness.store import absolute, ask_store, database_path, store_uri, without_password
-from harness.tracker import OpenSweep, Status, SweepInfo
+from harness.tracker import OpenSweep, Publication, Status, SweepInfo
 
 EPOCH_METRICS = {
     "train/mse": "train_mse",
@@ -59,7 +59,7 @@ class MlflowTracker:
         if patience:
             shown = without_password(self.uri)
             self._runs = self._journaled = JournaledRuns(self._runs, shown, lambda: ask_store(self._address), patience)
-        self._context: dict[str, str] = {}
+        self.context: dict[str, str] = {}
         self._info: SweepInfo | None = None
         self._parent_id = ""
         self._beat_at = -math.inf
@@ -86,11 +86,11 @@ class MlflowTracker:
             if self._journaled.open(header, journal_folders(self._address, info.identity)) and not fresh:
                 parent = self._newest_sweep(experiment_id, info.identity)
         changes = provenance.git_changes()
-        self._context, self._info = _context_tags(info.device, changes), info
+        self.context, self._info = _context_tags(info.device, changes), info
         if parent is None:
             return OpenSweep(self._new_parent(experiment_id, info, changes), experiment_id, notes=notes)
-        if changes and parent.tags.get(DIFF_TAG) != self._context[DIFF_TAG]:
-            name = f"study/uncommitted-{self._context[DIFF_TAG][:12]}.diff"
+        if changes and parent.tags.get(DIFF_TAG) != self.context[DIFF_TAG]:
+            name = f"study/uncommitted-{self.context[DIFF_TAG][:12]}.diff"
             self._log_files(parent.run_id, {name: provenance.shortened(changes)})
         return self._reopen(parent, notes, retry_failed)
 
@@ -106,7 +106,7 @@ class MlflowTracker:
         """Begins a trial's run; gives its id, or the key that stands for it until the store is back."""
         info = self._swept()
         all_tags = {
-            **self._context,
+            **self.context,
             "mlflow.parentRunId": sweep.run_id,
             "harness.kind": "trial",
             "harness.sweep": info.identity,
@@ -169,11 +169,29 @@ class MlflowTracker:
         self._set_status(sweep.run_id, status)
         self.settle({})
 
+    def publish(self, sweep: OpenSweep, publication: Publication) -> tuple[str, ...]:
+        """Writes the saved view and registers the best model; gives sentences on what could not be done.
+
+        Neither is part of the record: a store that lacks the one or the other is no reason to fail.
+        """
+        notes = []
+        for what, write in (("the saved view", write_view), ("the best model", register_best)):
+            try:
+                write(self._client, sweep.experiment_id, publication)
+            except Exception as error:  # whatever this store has against it
+                notes.append(f"note: {what} is not in MLflow: {explained(self.uri, error)}")
+        return tuple(notes)
+
     @explains
     def read_file(self, run_id: str, path: str) -> bytes:
         """Reads back a file of a run."""
         reader = self._reader
         return self._journaled.read(lambda: reader.read_file(run_id, path)) if self._journaled else reader.read_file(run_id, path)
+
+    @explains
+    def locate(self, run_id: str, path: str) -> str:
+        """Where a file of a run is, for people: its path, or the page of a server that shows it."""
+        return self._reader.locate(run_id, path)
 
     @explains
     def write_journal(self, journal: Journal, patience: Patience) -> None:
@@ -196,12 +214,13 @@ class MlflowTracker:
 
     def _new_parent(self, experiment_id: str, info: SweepInfo, changes: str) -> str:
         tags = {
-            **self._context,
+            **self.context,
             "harness.kind": "sweep",
             "harness.sweep": info.identity,
             "harness.dataset": info.dataset,
             "harness.data_fingerprint": info.data_fingerprint,
             "harness.device": info.device,
+            "harness.question": info.question,
             "mlflow.note.content": info.question,
         }
         run_id = self._create(experiment_id, info.title, tags)

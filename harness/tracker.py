@@ -58,10 +58,33 @@ class OpenSweep:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Publication:
+    """What makes a sweep easy to find and its best model easy to load.
+
+    Attributes:
+        view: Name and value of the experiment's tag with the saved view.
+        model: Name of the registered model.
+        run_id: Of the best trial, whose model it is; empty where there is none.
+        description: Of the model's version.
+    """
+
+    view: tuple[str, str]
+    model: str
+    run_id: str
+    description: str
+
+
 class Tracker(Protocol):
-    """Where a sweep's results go."""
+    """Where a sweep's results go.
+
+    Attributes:
+        uri: Of the store.
+        context: Tags that say who and what makes the runs.
+    """
 
     uri: str
+    context: dict[str, str]
 
     def claim(self, identity: str) -> AbstractContextManager[object]:
         """Keeps other commands off a sweep."""
@@ -92,8 +115,14 @@ class Tracker(Protocol):
     ) -> None:
         """Writes what the sweep came to and ends its run."""
 
+    def publish(self, sweep: OpenSweep, publication: Publication) -> tuple[str, ...]:
+        """Writes the saved view and registers the best model; gives sentences on what could not be done."""
+
     def read_file(self, run_id: str, path: str) -> bytes:
         """Reads back a file of a run."""
+
+    def locate(self, run_id: str, path: str) -> str:
+        """Where a file of a run is, for people: a path, or an address of a page; empty where it cannot be said."""
 
 
 class NullTracker:
@@ -102,11 +131,13 @@ class NullTracker:
     uri = ""
 
     def __init__(self) -> None:
+        self.context: dict[str, str] = {}
         self.sweeps: dict[str, OpenSweep] = {}
         self.epochs: dict[str, list[EpochLog]] = {}
         self.files: dict[tuple[str, str], bytes] = {}
         self.statuses: dict[str, str] = {}
         self.metrics: dict[str, dict[str, float]] = {}
+        self.publications: list[Publication] = []
         self._parents: dict[str, OpenSweep] = {}
 
     def claim(self, identity: str) -> AbstractContextManager[object]:
@@ -158,9 +189,18 @@ class NullTracker:
         self.statuses[sweep.run_id], self.metrics[sweep.run_id] = status, dict(metrics)
         self._keep(sweep.run_id, files)
 
+    def publish(self, sweep: OpenSweep, publication: Publication) -> tuple[str, ...]:
+        """Keeps it."""
+        self.publications.append(publication)
+        return ()
+
     def read_file(self, run_id: str, path: str) -> bytes:
         """Reads back a file of a run."""
         return self.files[run_id, path]
+
+    def locate(self, run_id: str, path: str) -> str:
+        """Is nowhere to be looked at."""
+        return ""
 
     def _new_run(self) -> str:
         run_id = f"run-{len(self.statuses)}"

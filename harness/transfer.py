@@ -56,6 +56,11 @@ class TransferOutcome:
         """Standard deviation over the draws; NaN for a single one."""
         return float(self.accuracies.std()) if len(self.accuracies) > 1 else float("nan")
 
+    @property
+    def best_epoch(self) -> int:
+        """The epoch, from 1, of the lowest test loss, mean over the draws: what follows is overfitting."""
+        return 1 + int(self.curves.mean(dim=0)[:, CURVES.index("test_loss")].argmin())
+
     def curve(self, name: str) -> tuple[float, ...]:
         """One of ``CURVES``, mean over the draws, a value an epoch."""
         return tuple(self.curves.mean(dim=0)[:, CURVES.index(name)].tolist())

@@ -31,15 +31,27 @@ def points(value: float) -> str:
 
 
 def accuracy(value: float) -> str:
-    """A share of test images."""
-    return f"{value:.3f}"
+    """A share of test images; an end of an interval that is none is cut off."""
+    return f"{min(1.0, max(0.0, value)):.3f}"
+
+
+def correlation(value: float) -> str:
+    """An absolute correlation; an end of an interval that is none is cut off."""
+    return f"{min(1.0, max(0.0, value)):.2f}"
+
+
+def times(ratio: float) -> str:
+    """A ratio of two numbers of things."""
+    return "as many" if abs(ratio - 1) < 0.05 else f"{ratio:.2g} times as many"
 
 
 def interval(value: Interval, write: Format) -> str:
-    """The ends, in brackets; empty for a single replicate."""
+    """The ends, in brackets, with their unit once; empty for a single replicate."""
     if math.isnan(value.low):
         return ""
-    return f" (95 % interval {write(value.low)} to {write(value.high)})"
+    low, high = write(value.low), write(value.high)
+    unit = high.partition(" ")[2]
+    return f" (95 % interval {low.removesuffix(f' {unit}') if unit else low} to {high})"
 
 
 def estimate(value: Interval, write: Format) -> str:
@@ -71,5 +83,5 @@ def unresolved(count: int, needed: int | None) -> str:
     """What to do where the replicates do not settle a question."""
     if count < 2:
         return "is not resolved with one seed, which says nothing of the spread; take --seeds 3 at the least"
-    more = f"about {needed} would do" if needed and needed > count else "many more would be needed"
+    more = f"about {max(needed, count + 1)} would do" if needed else "many more would be needed"
     return f"is not resolved with {seeds(count)}; {more}"

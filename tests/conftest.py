@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -16,6 +17,9 @@ from harness.library import StudyFile
 from harness.options import Request
 from harness.plan import SweepPlan, make_plan
 from tests.support import make_study_file
+
+if TYPE_CHECKING:
+    from tests.stored import Stored
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 torch.set_num_threads(1)  # as in the harness itself: two threads wait for each other longer than they work
@@ -39,6 +43,20 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
     return path
+
+
+@pytest.fixture(scope="session")
+def stored(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Stored:
+    """A store with real small sweeps: only to be read; all processes of the tests share it."""
+    from filelock import FileLock
+
+    from tests.stored import store_sweeps
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with FileLock(shared / "stored.lock"):
+        return store_sweeps(shared / "stored", empty_store)
 
 
 @pytest.fixture

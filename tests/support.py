@@ -47,7 +47,7 @@ def torch_settings() -> tuple[object, ...]:
     return torch.get_num_threads(), deterministic, filled, torch.backends.mkldnn.matmul.fp32_precision
 
 
-TIMES = ("cost/train_seconds", "cost/samples_per_second")
+TIMES = ("cost/train_seconds", "cost/samples_per_second", "cost/peak_memory_mb")
 """Metrics that no two runs share."""
 
 

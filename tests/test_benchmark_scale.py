@@ -23,7 +23,7 @@ def test_a_sweep_grows_and_every_step_has_its_price(
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     commands: list[str] = []
     if sampler != "grid":
-        monkeypatch.setattr("harness.pictures.picture_files", lambda summary, read_file: {})  # the slowest part, once is enough
+        monkeypatch.setattr("harness.pictures.charts", lambda summary, read_file: {})  # the slowest part, once is enough
     monkeypatch.setattr(scale, "seconds_of_command", lambda words: commands.append(words[2]) or 7.5)
     words = ["--sizes", "10", "5", "--sampler", sampler, "--folder", str(tmp_path), "--json", str(tmp_path / "costs.json")]
     assert scale.main(words) == 0

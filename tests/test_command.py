@@ -25,7 +25,7 @@ from tests.support import ROOT, locked, stored_trials
 
 SMALL = ["latent_sweep", "--set", "latent_size=2,3", "--set", "architecture=base,linear", "--seeds", "2", "--epochs", "2"]
 SMALL += ["--train-size", "64", "--set", "transfer_epochs=2", "--set", "draws=2", "--device", "cpu"]
-TIMES = ("cost/train_seconds", "cost/samples_per_second")
+TIMES = ("cost/train_seconds", "cost/samples_per_second", "cost/peak_memory_mb")
 
 
 def start(words: list[str], folder: Path) -> subprocess.Popen[str]:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from PIL import Image
 
-from harness import datasets, options, plan, study
+from harness import datasets, options, plan, rules, study
 from harness.config import StudyConfig, TrialConfig, field_rules
 from harness.folders import read_folder
 from harness.library import StudyFile
@@ -58,7 +58,7 @@ def outcome(make: Callable[..., Any], *arguments: Any, **fields: Any) -> Any:
     try:
         result = make(*arguments, **fields)
     except UserError as error:
-        message = study._one_line(str(error))
+        message = rules.one_line(str(error))
     assert message.isprintable()
     return result
 

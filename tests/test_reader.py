@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from harness.config import Trial, TrialRecord, TrialResult
+from harness.config import Trial, TrialResult
 from harness.reader import StoredRun, StoreReader, open_reader, read_children
 from harness.rules import UserError
 from harness.track import MlflowTracker

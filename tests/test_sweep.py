@@ -25,7 +25,7 @@ from harness.tracker import NullTracker
 from tests.support import EXECUTOR_NAMES, TINY, make_study_file
 
 INLINE = Means(executor="inline")
-TIMES = ("cost/train_seconds", "cost/samples_per_second")
+TIMES = ("cost/train_seconds", "cost/samples_per_second", "cost/peak_memory_mb")
 
 
 class QuietDisplay:

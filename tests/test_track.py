@@ -21,7 +21,7 @@ from harness.models import resolve
 from harness.provenance import device_name
 from harness.rules import UserError
 from harness.track import MlflowTracker
-from harness.tracker import NullTracker, SweepInfo, Tracker
+from harness.tracker import NullTracker, Publication, SweepInfo, Tracker
 from tests.support import TINY
 
 CONFIG = resolve(TINY)
@@ -209,6 +209,48 @@ def test_a_trial_that_was_cut_off_runs_again_as_the_next_attempt(client: MlflowC
     assert (buried.info.status, buried.info.lifecycle_stage) == ("KILLED", "deleted")
     assert buried.data.tags["harness.reason"] == "interrupted"
     assert [run.info.run_id for run in client.search_runs(["1"], "tags.`harness.kind` = 'trial'")] == [run_id]
+
+
+PUBLICATION = Publication(("mlflow.sharedViewState.0123", "{}"), "tiny-digits", "", "The best one")
+
+
+def test_the_best_model_is_registered_once_under_an_alias(client: MlflowClient) -> None:
+    """With the run's files as they are; the same sweep finished again makes no second version."""
+    tracker = MlflowTracker(None)
+    sweep, run_id = begin(tracker)
+    tracker.finish_trial(run_id, Trial(0, CONFIG), replace(RESULT, artifacts={"model/config.json": b"{}"}))
+    for _ in range(2):
+        assert tracker.publish(sweep, replace(PUBLICATION, run_id=run_id)) == ()
+    version = client.get_model_version_by_alias("tiny-digits", "best")
+    assert (version.run_id, version.version, version.description) == (run_id, "1", "The best one")
+    assert client.get_experiment(sweep.experiment_id).tags["mlflow.sharedViewState.0123"] == "{}"
+    folder = Path(mlflow.artifacts.download_artifacts("models:/tiny-digits@best", tracking_uri=client.tracking_uri))
+    assert (folder / "config.json").read_bytes() == b"{}"
+
+
+def test_a_store_without_a_registry_is_no_reason_to_fail(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be done is said, in a sentence each; the rest is done."""
+    tracker = MlflowTracker(None)
+    sweep, run_id = begin(tracker)
+
+    def refuse(*_: Any) -> None:
+        raise mlflow.MlflowException("no registry here")
+
+    monkeypatch.setattr(MlflowClient, "create_registered_model", refuse)
+    (note,) = tracker.publish(sweep, replace(PUBLICATION, run_id=run_id))
+    assert note.startswith("note: the best model is not in MLflow: ")
+    assert "no registry here" in note
+    assert client.get_experiment(sweep.experiment_id).tags["mlflow.sharedViewState.0123"] == "{}"
+
+
+def test_a_file_of_a_run_is_where_it_is_said_to_be(tmp_path: Path) -> None:
+    """From this folder, where it lies below it."""
+    tracker = MlflowTracker(None)
+    _, run_id = begin(tracker)
+    tracker.finish_trial(run_id, Trial(0, CONFIG), RESULT)
+    located = tracker.locate(run_id, "top.csv")
+    assert not Path(located).is_absolute()
+    assert (tmp_path / located).read_bytes() == b"a,b\n"
 
 
 def test_more_curve_points_than_a_batch_takes_are_all_written(client: MlflowClient) -> None:

@@ -1,0 +1,82 @@
+"""``python -m harness.report``: the report of a sweep, written again from its runs alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.display import print_lines
+from harness.options import Parser
+from harness.rules import UserError, one_line, user_path
+
+if TYPE_CHECKING:
+    from harness.about import About
+    from harness.sweeps import StoredSweep
+
+WRITTEN, WRONG_INPUT = 0, 2
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command; gives its exit code."""
+    try:
+        request = _parser().read(sys.argv[1:] if words is None else words)
+        path = _write(request.sweep, request.tracking_uri, request.output)
+    except UserError as error:
+        print_lines([f"error: {one_line(str(error))}"], to_stderr=True)
+        return WRONG_INPUT
+    print_lines([path])
+    return WRITTEN
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m harness.report",
+        description="Writes the report of a sweep, its tables and its figures again from the runs alone; the store is only read.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("sweep", metavar="SWEEP", help="a study's name (its newest sweep), a sweep's identity, or its run")
+    parser.add_argument(
+        "--output", metavar="DIR", help="folder for report.html and what it is made of (default: report-IDENTITY)"
+    )
+    parser.add_argument("--tracking-uri", metavar="URI", help="store of the runs (default: as for harness.study)")
+    return parser
+
+
+def _write(name: str, uri: str | None, output: str | None) -> str:
+    """Writes the files; gives the path of the page."""
+    from harness.disk import write_whole
+    from harness.reader import open_reader
+    from harness.reporting import FINDINGS_FILE, PAGE_FILE, read_findings, report_files
+    from harness.sweeps import find_sweep
+
+    reader = open_reader(uri)
+    sweep = find_sweep(reader, name)
+    earlier = read_findings(reader.read_file(sweep.parent.run_id, FINDINGS_FILE)) if sweep.parent.status == "FINISHED" else []
+    files = report_files(_about(sweep, reader.uri), sweep.records, reader.read_file, earlier=earlier)
+    folder = user_path(output) if output else Path(f"report-{sweep.identity}")
+    try:
+        for path, content in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / path, content)
+    except OSError as error:
+        raise UserError(f"the report cannot be written to {folder}: {error}: name another folder with --output") from None
+    return str(folder / PAGE_FILE)
+
+
+def _about(sweep: StoredSweep, uri: str) -> About:
+    from harness.about import TAG, About, Layout, facts_of
+    from harness.store import without_password
+
+    parent = sweep.parent
+    layout = Layout.from_tag(parent.tags.get(TAG, ""))
+    question = parent.tags.get("harness.question", sweep.title)
+    place = (parent.run_id, parent.experiment_id, without_password(uri))
+    return About(sweep.title, question, sweep.identity, *place, layout, facts_of(parent.tags))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    sys.exit(main())

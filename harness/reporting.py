@@ -1,0 +1,96 @@
+"""All files of a sweep's report, from its records: tables, pictures with their numbers, findings and the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from harness import pictures, report_page, tables
+from harness.about import About
+from harness.config import TrialRecord
+from harness.evidence import Claim, gather_evidence
+from harness.findings import FINDINGS, find, verdict
+from harness.sections import SECTIONS, Dossier, Section
+
+PAGE_FILE, FINDINGS_FILE = "report.html", "findings.json"
+
+
+def report_files(
+    about: About, records: Sequence[TrialRecord], read_file: pictures.ReadFile, plots: str = "", earlier: Sequence[Claim] = ()
+) -> dict[str, bytes]:
+    """Makes the report.
+
+    Args:
+        about: The sweep.
+        records: The trials that have ended and whose runs are in the store.
+        read_file: From a run id and a path to the file's content.
+        plots: Figures of a sampler's search, as HTML.
+        earlier: The sentences of the report before, where there is one: those whose runs are gone since are withheld, and
+            nothing is said in their place.
+
+    Returns:
+        Contents by path: ``report.html``, ``findings.json``, ``summary.json``, ``trials.csv`` and ``figures/``.
+    """
+    ordered = sorted(records, key=lambda record: record.trial.number)
+    summary = tables.summarize(ordered, tables.table_axes(about.layout.axes, ordered), about.layout.total or len(ordered))
+    evidence = gather_evidence(summary)
+    numbers = {record.run_id: record.trial.number for record in ordered}
+    claims = kept_claims(find(evidence) if evidence else [], earlier, numbers)
+    charts = pictures.charts(summary, read_file)
+    files = pictures.picture_files(summary, charts, read_file)
+    dossier = Dossier(about, ordered, summary, evidence, claims, charts, files, read_file)
+    sections = {key: section(dossier) for key, section in SECTIONS.items()}
+    if plots:
+        sections = _with(sections, "sensitivity", Section("Sensitivity", html=plots), before="cost")
+    return {
+        **tables.table_files(summary, ordered),
+        **files,
+        FINDINGS_FILE: json.dumps([asdict(claim) for claim in claims], indent=1).encode(),
+        PAGE_FILE: report_page.render(about, sections, claims, charts, files, numbers),
+    }
+
+
+def kept_claims(claims: Sequence[Claim], earlier: Sequence[Claim], numbers: dict[str, int]) -> list[Claim]:
+    """What may be said: where earlier sentences on a question have lost runs those, to be withheld, else the new ones."""
+    lost = [claim for claim in earlier if claim.topic in FINDINGS and report_page.missing(claim, numbers)]
+    topics = {claim.topic for claim in lost}
+    able = [*lost, *(claim for claim in claims if claim.topic not in topics)]
+    return [claim for topic in FINDINGS for claim in able if claim.topic == topic]
+
+
+def read_findings(content: bytes) -> list[Claim]:
+    """Reads ``findings.json``."""
+    return [Claim(**{**each, "run_ids": tuple(each["run_ids"])}) for each in json.loads(content)]
+
+
+def describe(question: str, claims: Sequence[Claim], page_address: str) -> str:
+    """The note on a sweep's run, in Markdown: the question and its answers.
+
+    Args:
+        question: The study's.
+        claims: All sentences.
+        page_address: Where the page is.
+    """
+    answers = [f"- **{FINDINGS[claim.topic].question}** {claim.text}" for claim in verdict(claims)]
+    return "\n".join(
+        [
+            f"**{question}**",
+            "",
+            *answers,
+            "",
+            f"[The whole report](#{page_address.partition('#')[2]}) is the file `{PAGE_FILE}` of this run.",
+            "",
+            "Its metrics are the best of its trials, each by itself; the tags `harness.best.*` name the runs.",
+        ]
+    )
+
+
+def _with(sections: dict[str, Section], key: str, section: Section, before: str) -> dict[str, Section]:
+    """The sections with one more."""
+    changed: dict[str, Section] = {}
+    for name, each in sections.items():
+        if name == before:
+            changed[key] = section
+        changed[name] = each
+    return changed

@@ -1,0 +1,123 @@
+"""A trial trained again from the records of its sweep alone, in the way that made it: with all members of its group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from harness import datasets, plan
+from harness.config import Placement, Trial, TrialConfig, TrialResult
+from harness.groups import evaluation_parts, group_name, named_group
+from harness.reader import StoredRun, StoreReader
+from harness.rounds import SEGMENTS
+from harness.rules import UserError, unknown
+from harness.train import TrainState
+from harness.trial import PRECISIONS, evaluate_group, run_segment
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a trial was made from, as its record and those of its sweep have it.
+
+    Attributes:
+        run: That of the trial.
+        sweep: Its parent run.
+        members: The trials that trained together with it, itself among them, in their order: the last bits of a member depend
+            on its place in the stack.
+        placement: With the trainer, the precision, the kind of device and the checksum of the images; no data root yet.
+        is_whole: Whether the first and the last member are there; if not, one of their runs was deleted.
+    """
+
+    run: StoredRun
+    sweep: StoredRun
+    members: tuple[Trial, ...]
+    placement: Placement
+    is_whole: bool
+
+    @property
+    def trial(self) -> Trial:
+        """The trial itself."""
+        return next(each for each in self.members if each.number == self.run.number)
+
+
+def find_recipe(reader: StoreReader, run: StoredRun) -> Recipe:
+    """Reads what a trial was made from.
+
+    Raises:
+        UserError: if its sweep is gone, or its record lacks what this takes.
+    """
+    sweep = reader.run(run.tags.get("mlflow.parentRunId", ""))
+    if sweep is None:
+        raise UserError(f"the sweep of run {run.run_id} is gone, which holds the rest of its record: restore its run in MLflow")
+    name, precision = run.tags.get("harness.group", ""), run.tags.get("harness.precision", "float32")
+    if not all(part.isdigit() for part in name.split("-", 1)) or "-" not in name:
+        raise UserError(f"run {run.run_id} does not say with which trials it trained (harness.group is {name!r}): name another")
+    if precision not in PRECISIONS:
+        raise unknown("precision of the run", precision, PRECISIONS)
+    trial = _trial(run)
+    newest = {each.number: _trial(each) for each in reversed(reader.children(sweep))} | {trial.number: trial}
+    members = named_group(name, trial, newest.values())
+    placement = Placement(
+        data_root="",
+        device=run.tags.get("harness.device", "cpu"),
+        data_fingerprint=sweep.tags.get("harness.data_fingerprint", ""),
+        trainer=run.tags.get("harness.trainer", "stacked"),
+        precision=precision,
+    )
+    return Recipe(run, sweep, tuple(members), placement, group_name(members) == name)
+
+
+def _trial(run: StoredRun) -> Trial:
+    return Trial(run.number, TrialConfig.from_params(run.params))
+
+
+def place(recipe: Recipe, data_root: str | None, device: str) -> Placement:
+    """Where to train: on the kind of device of the record where nothing else is asked for and it is there.
+
+    Raises:
+        UserError: if a device is asked for that is not there.
+    """
+    wanted = "cpu" if device == "auto" and recipe.placement.device == "cpu" else device
+    return replace(recipe.placement, data_root=datasets.data_root(data_root), device=plan.choose_device(wanted))
+
+
+def read_images(config: TrialConfig, placement: Placement) -> datasets.ImageSet:
+    """The images of a configuration as they are now.
+
+    Raises:
+        UserError: if they cannot be had.
+    """
+    datasets.prepare(config.dataset, placement.data_root)
+    return datasets.load(config.dataset, placement.data_root, config.image_size)
+
+
+def retrain(recipe: Recipe, placement: Placement, pixels: int, note: Callable[[str], None]) -> TrialResult:
+    """Trains the group and evaluates the part of it to which the trial belongs, in this process.
+
+    Args:
+        recipe: Of the trial.
+        placement: From ``place``.
+        pixels: Of an image, channels and all.
+        note: Is told how far it is.
+
+    Returns:
+        What the trial came to.
+    """
+    configs = [member.config for member in recipe.members]
+    epochs = configs[0].epochs
+    states: list[TrainState] | None = None
+    at_once = 0
+    for _ in range(math.ceil(epochs / (step := math.ceil(epochs / SEGMENTS)))):
+        segment = run_segment(configs, states, step, placement, at_once)
+        states, at_once = segment.states, segment.at_once
+        note(f"trained {max(state.epoch for state in states)} of {epochs} epochs")
+    return _evaluate(recipe, states or [], placement, pixels)
+
+
+def _evaluate(recipe: Recipe, states: list[TrainState], placement: Placement, pixels: int) -> TrialResult:
+    by_number = {member.number: state for member, state in zip(recipe.members, states, strict=True)}
+    parts = evaluation_parts(recipe.members, placement, pixels)
+    part = next(part for part in parts if any(member.number == recipe.trial.number for member in part))
+    results = evaluate_group([member.config for member in part], [by_number[member.number] for member in part], placement)
+    return next(result for member, result in zip(part, results, strict=True) if member.number == recipe.trial.number)

@@ -1,0 +1,201 @@
+"""Whether a trial that was trained again is the one that was recorded, and what differs in how the two were made."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from harness import provenance
+from harness.artifacts import MODEL_FOLDER
+from harness.config import Placement, TrialResult
+from harness.measures import METRICS
+from harness.reader import StoredRun
+from harness.retrain import Recipe
+from harness.saved import WEIGHTS_FILE, differing_weights
+
+Outcome = Literal["bit-equal", "within tolerance", "different"]
+
+TRAINING_FILE, TRANSFER_FILE = "curves/training.csv", "curves/transfer.csv"
+WEIGHTS_PATH = f"{MODEL_FOLDER}/{WEIGHTS_FILE}"
+COMPARED_FILES = (TRAINING_FILE, TRANSFER_FILE, WEIGHTS_PATH)
+SECONDS = "seconds"
+
+TOLERANCES = {"cpu": 0.1, "cuda": 0.1}
+"""By which share a number may differ on a kind of device, or, for those up to 1, by half of that: another processor rounds in
+another way, and a long training carries that on (ARCHITECTURE.md, "Where bits come from")."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A number, then and now; NaN where there is none.
+
+    Attributes:
+        name: The metric, or the curve and its epoch.
+        recorded: That of the run.
+        found: That of the trial trained again.
+        allowed: By how much they may differ to be within the tolerance.
+    """
+
+    name: str
+    recorded: float
+    found: float
+    allowed: float
+
+    @property
+    def is_equal(self) -> bool:
+        """To the last bit; none and none are equal."""
+        return self.recorded == self.found or (math.isnan(self.recorded) and math.isnan(self.found))
+
+    @property
+    def is_near(self) -> bool:
+        """Whether it is within the tolerance."""
+        return self.is_equal or self.share <= 1
+
+    @property
+    def share(self) -> float:
+        """Of what is allowed, how much the two differ."""
+        apart = abs(self.recorded - self.found)
+        return apart / self.allowed if self.allowed else math.inf
+
+
+@dataclass(frozen=True)
+class Field:
+    """Something that a number may depend on, then and now; empty where it is not known.
+
+    Attributes:
+        name: Such as ``commit``.
+        recorded: That of the run.
+        found: That of this place.
+    """
+
+    name: str
+    recorded: str
+    found: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found.
+
+    Attributes:
+        outcome: In a word.
+        numbers: Every metric that does not depend on time, and every point of the curves.
+        weights: How many tensors of the model differ, and of how many; nothing where the run has no model.
+        reasons: Why the trial failed, then and now; empty where it did not.
+    """
+
+    outcome: Outcome
+    numbers: tuple[Compared, ...]
+    weights: tuple[int, int] | None
+    reasons: tuple[str, str] = ("", "")
+
+    @property
+    def differing(self) -> list[Compared]:
+        """The numbers that are not equal to the last bit."""
+        return [each for each in self.numbers if not each.is_equal]
+
+    @property
+    def far(self) -> list[Compared]:
+        """The numbers that are beyond the tolerance."""
+        return [each for each in self.numbers if not each.is_near]
+
+
+def differing_fields(recipe: Recipe, placement: Placement, fingerprint: str) -> list[Field]:
+    """What numbers may depend on and is not the same here as in the record.
+
+    Args:
+        recipe: Of the trial.
+        placement: Where it is trained again.
+        fingerprint: SHA-256 of the images that are here.
+    """
+    tags = recipe.run.tags
+    commit, dirty = provenance.git_state()
+    changes = provenance.git_changes()
+    fields = [
+        Field("data fingerprint", recipe.placement.data_fingerprint, fingerprint),
+        Field("device", recipe.placement.device, placement.device),
+        Field("device's model", tags.get("harness.device_name", ""), provenance.device_name(placement.device)),
+        Field("commit", tags.get("mlflow.source.git.commit", ""), commit),
+        Field("changes to the commit", _changes_then(tags), provenance.digest(changes) if changes else _dirty(dirty)),
+        *_versions(json.loads(tags.get("harness.versions", "{}")), provenance.versions()),
+    ]
+    if not recipe.is_whole:
+        fields.append(Field("group", tags["harness.group"], f"only {len(recipe.members)} of its members are in the store"))
+    return [field for field in fields if field.recorded != field.found]
+
+
+def _changes_then(tags: Mapping[str, str]) -> str:
+    return tags.get("harness.git_diff") or _dirty(tags.get("harness.git_dirty") == "true")
+
+
+def _dirty(is_dirty: bool) -> str:
+    return "some" if is_dirty else ""
+
+
+def _versions(recorded: Mapping[str, str], found: Mapping[str, str]) -> Iterable[Field]:
+    for name in dict.fromkeys([*recorded, *found]):
+        yield Field(f"version of {name}", recorded.get(name, ""), found.get(name, ""))
+
+
+def verify(run: StoredRun, files: Mapping[str, bytes], result: TrialResult, device: str) -> Verdict:
+    """Compares a run with what its trial came to when it was trained again.
+
+    Args:
+        run: The trial's.
+        files: Contents of those of ``COMPARED_FILES`` that it has.
+        result: Of the training now.
+        device: On which that was: ``cpu`` or ``cuda``.
+    """
+    reasons = (run.tags.get("harness.reason", ""), result.reason)
+    names = [name for name in METRICS if not _depends_on_time(name)]
+    numbers = [_compared(name, run.metrics.get(name, math.nan), result.metrics.get(name, math.nan), device) for name in names]
+    for path in (TRAINING_FILE, TRANSFER_FILE):
+        numbers += _compared_curves(files.get(path, b""), result.artifacts.get(path, b""), device)
+    weights = None
+    if WEIGHTS_PATH in files:
+        weights = differing_weights(files[WEIGHTS_PATH], result.artifacts.get(WEIGHTS_PATH, b""))
+    return Verdict(_outcome(run, result, numbers, weights), tuple(numbers), weights, reasons)
+
+
+def _outcome(run: StoredRun, result: TrialResult, numbers: Sequence[Compared], weights: tuple[int, int] | None) -> Outcome:
+    if (run.status == "FINISHED") != (result.status == "finished") or not all(each.is_near for each in numbers):
+        return "different"
+    same_reason = run.tags.get("harness.reason", "") == result.reason
+    is_equal = same_reason and all(each.is_equal for each in numbers) and not (weights and weights[0])
+    return "bit-equal" if is_equal else "within tolerance"
+
+
+def _depends_on_time(name: str) -> bool:
+    return name.startswith("cost/") and name != "cost/parameters"
+
+
+def _compared(name: str, recorded: float, found: float, device: str, metric: str = "") -> Compared:
+    return Compared(name, recorded, found, allowed(metric or name, recorded, device))
+
+
+def allowed(name: str, recorded: float, device: str) -> float:
+    """By how much a number may differ from the recorded one on a kind of device."""
+    share = TOLERANCES[device.partition(":")[0]]
+    return share / 2 if "accuracy" in name or "corr" in name else share * abs(recorded)
+
+
+def _compared_curves(recorded: bytes, found: bytes, device: str) -> list[Compared]:
+    """Point by point; times are left out, and a file that the run lacks."""
+    then, now = _points(recorded), _points(found)
+    if not then:
+        return []
+    return [_compared(name, then.get(name, math.nan), now.get(name, math.nan), device) for name in dict.fromkeys([*then, *now])]
+
+
+def _points(content: bytes) -> dict[str, float]:
+    lines = csv.DictReader(content.decode().splitlines())
+    return {
+        f"{name} in epoch {line['epoch']}": float(value)
+        for line in lines
+        for name, value in line.items()
+        if name not in ("epoch", SECONDS)
+    }

@@ -1,0 +1,83 @@
+"""A sweep as lines and complete blocks of numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from harness.config import TrialRecord
+from harness.lines import Block, Line, common, cut, lines_of
+from tests.made_up import made_up_sweep, summary_of
+
+
+def line_of(records: list[TrialRecord]) -> Line:
+    """The only line of a sweep."""
+    (line,) = lines_of(summary_of(records))
+    return line
+
+
+def without(records: list[TrialRecord], size: int, seed: int) -> list[TrialRecord]:
+    """All but one trial, which has failed."""
+    fails = [each for each in records if (each.trial.config.latent_size, each.trial.config.seed) == (size, seed)]
+    return [replace(each, status="failed", metrics={}) if each in fails else each for each in records]
+
+
+def test_each_combination_of_what_else_was_varied_is_a_line() -> None:
+    """By rising latent size, whatever their order in the study."""
+    records = made_up_sweep(("base", "heavy"), sizes=(10, 2, 5))
+    lines = lines_of(summary_of(records))
+    assert [line.label for line in lines] == ["base", "heavy"]
+    assert [line.sizes for line in lines] == [(2, 5, 10)] * 2
+
+
+def test_a_block_has_a_row_a_seed_and_a_column_a_size() -> None:
+    """The numbers and the runs of the trials themselves."""
+    records = made_up_sweep(("base",), sizes=(2, 5), seeds=2)
+    block = line_of(records).block("reconstruction_loss")
+    assert block is not None
+    assert (block.sizes, block.seeds) == ((2, 5), (0, 1))
+    losses = [record.metrics["reconstruction_loss"] for record in records]
+    np.testing.assert_array_equal(block.values, np.array(losses).reshape(2, 2))
+    assert block.run_ids == tuple(record.run_id for record in records)
+    np.testing.assert_array_equal(block.at(5), losses[1::2])
+
+
+def test_a_seed_that_lacks_a_size_is_left_out() -> None:
+    """So that all comparisons are of the same seeds."""
+    block = line_of(without(made_up_sweep(("base",), sizes=(2, 5), seeds=3), size=5, seed=1)).block("val/mse")
+    assert block is not None
+    assert block.seeds == (0, 2)
+    assert block.values.shape == (2, 2)
+
+
+def test_there_is_no_block_where_no_seed_has_all_sizes() -> None:
+    """Nor of a metric that no trial has."""
+    records = without(without(made_up_sweep(("base",), sizes=(2, 5), seeds=2), size=5, seed=1), size=2, seed=0)
+    assert line_of(records).block("val/mse") is None
+    assert line_of(records).block("no/such") is None
+
+
+def test_metrics_are_added_and_subtracted() -> None:
+    """Trial by trial."""
+    line = line_of(made_up_sweep(("base",)))
+    difference = line.block("max_latent_correlation", "-latent/max_abs_corr_null95")
+    largest, chance = line.block("max_latent_correlation"), line.block("latent/max_abs_corr_null95")
+    assert difference is not None
+    assert largest is not None
+    assert chance is not None
+    np.testing.assert_array_equal(difference.values, largest.values - chance.values)
+
+
+def test_blocks_are_cut_to_what_they_have_in_common() -> None:
+    """Sizes, seeds and runs."""
+    runs = tuple("abcdef")
+    first = Block((2, 5, 10), (0, 1), np.arange(6.0).reshape(2, 3), runs)
+    second = Block((5, 10), (1, 2), np.zeros((2, 2)), tuple("ghij"))
+    shared = common([first, second])
+    assert shared is not None
+    assert (shared.sizes, shared.seeds, shared.run_ids) == ((5, 10), (1,), ("e", "f"))
+    np.testing.assert_array_equal(shared.values, [[4.0, 5.0]])
+    np.testing.assert_array_equal(cut(first, [10], [0]).values, [[2.0]])
+    assert common([first, None]) is None
+    assert common([first, Block((3,), (0,), np.zeros((1, 1)), ("k",))]) is None

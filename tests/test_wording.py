@@ -1,0 +1,49 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from harness import wording
+from harness.statistics import Interval
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (wording.percent(0.123), "12 %"),
+        (wording.percent(0.0234), "2.3 %"),
+        (wording.decimal(0.0084321), "0.00843"),
+        (wording.points(-0.031), "3.1 points"),
+        (wording.accuracy(1.04), "1.000"),
+        (wording.correlation(-0.2), "0.00"),
+        (wording.times(1.01), "as many"),
+        (wording.times(3.92), "3.9 times as many"),
+        (wording.p_value(0.0004), "p < 0.001"),
+        (wording.p_value(0.0234), "p = 0.023"),
+        (wording.listed([]), ""),
+        (wording.listed(["a"]), "a"),
+        (wording.listed(["a", "b", "c"]), "a, b and c"),
+        (wording.sizes([2, 5, 10]), "d = 2, 5 and 10"),
+    ],
+)
+def test_numbers_have_the_digits_that_count(found: str, expected: str) -> None:
+    """Shares, differences, ratios, p values and lists."""
+    assert found == expected
+
+
+def test_an_interval_has_its_unit_once() -> None:
+    """And a single replicate has none at all."""
+    assert wording.estimate(Interval(0.2, 0.15, 0.25, 3), wording.percent) == "20 % (95 % interval 15 to 25 %)"
+    assert wording.estimate(Interval(2.0, 1.5, 2.5, 3), wording.tenths) == "2.0 (95 % interval 1.5 to 2.5)"
+    assert wording.estimate(Interval(2.0, math.nan, math.nan, 1), wording.tenths) == "2.0"
+
+
+def test_what_is_not_resolved_says_what_would_do() -> None:
+    """More seeds, and how many where that can be told."""
+    assert wording.unresolved(1, None).endswith("take --seeds 3 at the least")
+    assert wording.unresolved(3, 8) == "is not resolved with 3 seeds; about 8 would do"
+    assert wording.unresolved(3, None) == "is not resolved with 3 seeds; many more would be needed"
+    assert wording.unresolved(3, 2) == "is not resolved with 3 seeds; about 4 would do"  # as many were not enough
