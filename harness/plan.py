@@ -76,6 +76,16 @@ def check(file: StudyFile, request: Request) -> StudyConfig:
         UserError: at the first thing that is wrong.
     """
     study = options.apply(request, file.study)
+    _check_executor(request)
+    datasets.check_name(study.base.dataset, study.base.image_size)
+    check_sampler(study)
+    if study.base.architecture not in models.ARCHITECTURES:
+        raise unknown("architecture", study.base.architecture, models.ARCHITECTURES)
+    _check_measures(study)
+    return study
+
+
+def _check_executor(request: Request) -> None:
     if request.executor not in EXECUTORS:
         raise unknown("executor", request.executor, EXECUTORS)
     if request.executor == "ray":
@@ -83,10 +93,10 @@ def check(file: StudyFile, request: Request) -> StudyConfig:
     elif request.ray_address or request.resources:
         name = "--ray-address" if request.ray_address else "--resources"
         raise UserError(f"{name} is for --executor ray, and the executor is {request.executor!r}: leave it out, or add that")
-    datasets.check_name(study.base.dataset, study.base.image_size)
-    check_sampler(study)
-    if study.base.architecture not in models.ARCHITECTURES:
-        raise unknown("architecture", study.base.architecture, models.ARCHITECTURES)
+
+
+def _check_measures(study: StudyConfig) -> None:
+    """The objectives and the groups of measures."""
     for name in study.objectives:
         if name not in METRICS:
             raise unknown("objective", name, METRICS)
@@ -99,7 +109,6 @@ def check(file: StudyFile, request: Request) -> StudyConfig:
     for name in study.measures:
         if name not in GROUPS:
             raise unknown("measure", name, GROUPS)
-    return study
 
 
 def make_plan(file: StudyFile, request: Request) -> SweepPlan:
