@@ -22,8 +22,9 @@ from torchvision import transforms
 from harness import models
 from harness.artifacts import trial_artifacts
 from harness.config import EpochLog, Placement, TrialConfig
+from harness.evaluation import Evaluation
 from harness.material import Material, gather
-from harness.measures import Evaluation, measure_all
+from harness.measures import measure_all
 from harness.splits import split_indices
 from harness.track import EPOCH_METRICS
 from harness.train import TrainState, to_arrays

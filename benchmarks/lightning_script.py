@@ -16,8 +16,8 @@ from torch.nn import functional
 from benchmarks.common import EXPERIMENT, Job, log_evaluation, logged_params, make_loaders, read_job, run_name, trained_state
 from harness import models
 from harness.config import EpochLog, TrialConfig
+from harness.evaluation import Evaluation
 from harness.material import Material
-from harness.measures import Evaluation
 from harness.train import TrainState
 
 

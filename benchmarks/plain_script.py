@@ -8,7 +8,7 @@ import mlflow
 import optuna
 
 from benchmarks.common import EXPERIMENT, Job, epoch_metrics, log_evaluation, logged_params, read_job, run_name, train
-from harness.measures import Evaluation
+from harness.evaluation import Evaluation
 
 
 def objective(trial: optuna.Trial, job: Job) -> float:

@@ -15,8 +15,8 @@ from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.common import EXPERIMENT, Job, epoch_metrics, log_evaluation, logged_params, read_job, run_name, train
 from harness.config import EpochLog
+from harness.evaluation import Evaluation
 from harness.groups import choose_workers
-from harness.measures import Evaluation
 
 
 def objective(point: dict[str, Any], job: Job, parent_id: str) -> None:

@@ -32,12 +32,14 @@ from harness import options
 from harness.artifacts import STRIPS_FILE, training_csv
 from harness.config import EpochLog, Placement, TrialConfig, TrialRecord, TrialResult
 from harness.display import print_lines, print_table
+from harness.evaluation import TRANSFER_MODES
 from harness.executors import EXECUTORS, InlineExecutor
 from harness.library import load_study
-from harness.measures import METRICS, TRANSFER_MODES
+from harness.measures import METRICS
 from harness.plan import make_plan
 from harness.rounds import Means
-from harness.search import SAMPLERS, GridSearch, SamplerSearch
+from harness.samplers import SAMPLERS
+from harness.search import GridSearch, SamplerSearch
 from harness.sweep import run_sweep
 from harness.track import MlflowTracker
 from harness.train import TrainState

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness import figures, interpolation, latents, saved
 from harness.config import EpochLog, TrialConfig
-from harness.measures import Evaluation
+from harness.evaluation import Evaluation
 
 STRIPS_FILE = "interpolation/strips.npz"
 MODEL_FOLDER = "model"

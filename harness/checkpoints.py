@@ -6,9 +6,10 @@ import io
 import json
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,15 @@ def write_checkpoint(path: Path, states: Sequence[TrainState]) -> None:
 
 def _arrays(states: Sequence[TrainState]) -> Arrays:
     """Every array by ``<member>/<kind>/<name>``, and all else as JSON."""
-    header = [{"epoch": state.epoch, "failure": state.failure, "logs": [asdict(log) for log in state.logs]} for state in states]
+    header = [
+        {
+            "epoch": state.epoch,
+            "failure": state.failure,
+            "is_pruned": state.is_pruned,
+            "logs": [asdict(log) for log in state.logs],
+        }
+        for state in states
+    ]
     arrays = {
         f"{member}/{kind}/{name}": array
         for member, state in enumerate(states)
@@ -68,15 +77,18 @@ def read_checkpoint(path: Path, members: int) -> list[TrainState] | None:
                 if key != HEADER:
                     member, kind, name = key.split("/", 2)
                     parts[int(member)][kind][name] = file[key]
-        states = [
-            TrainState(each["epoch"], **own, logs=tuple(EpochLog(**log) for log in each["logs"]), failure=each["failure"])
-            for each, own in zip(header, parts, strict=True)
-        ]
+        states = [_state(each, own) for each, own in zip(header, parts, strict=True)]
     except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if len(states) != members:
         raise ValueError(f"{path} has {len(states)} members, not {members}")
     return states
+
+
+def _state(header: Mapping[str, Any], arrays: Mapping[str, Arrays]) -> TrainState:
+    logs = tuple(EpochLog(**log) for log in header["logs"])
+    is_pruned = header.get("is_pruned", False)  # not in a file from before there were pruners
+    return TrainState(header["epoch"], **arrays, logs=logs, failure=header["failure"], is_pruned=is_pruned)
 
 
 def forget_checkpoints(folder: Path) -> None:

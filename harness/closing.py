@@ -85,6 +85,7 @@ def closing_lines(plan: SweepPlan, outcome: SweepOutcome, again: str) -> list[st
     state = "was finished already" if outcome.was_finished else "is finished"
     kept = f", {outcome.kept} of them kept from before" if outcome.kept and not outcome.was_finished else ""
     failed = f", {len(summary.failed)} failed" if summary.failed else ""
+    failed += f", {summary.pruned} pruned" if summary.pruned else ""
     lines = [f"The sweep {plan.identity} {state}: {summary.finished} of {summary.total} trials have results{failed}{kept}."]
     lines += [f"  failed: trial {record.trial.number}: {record.reason}" for record in summary.failed[:MOST_FAILURES]]
     if summary.failed:

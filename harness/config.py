@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from harness.rules import Rule, UserError, shown, unknown
@@ -21,8 +21,21 @@ def _value(default: Any, kind: type, **limits: Any) -> Any:
     return field(default=default, metadata={"rule": Rule(kind, **limits)})
 
 
+def _later(default: Any, kind: type, **limits: Any) -> Any:
+    """A field that came after sweeps had been run: its default is what was done before there was such a field."""
+    return field(default=default, metadata={"rule": Rule(kind, **limits), "is_later": True})
+
+
 LONGEST_AXIS = 100_000
 """Values of one axis of a grid: each is checked, and a range can name more than there is time for."""
+
+MOST_CONFIRM_SEEDS = 999
+
+STAGE_METRICS = ("pruning/val_mse_1", "pruning/val_mse_2")
+"""The metrics that a pruner goes by: the validation loss when a third, and two thirds, of a training are done."""
+
+EndStatus = Literal["finished", "failed", "pruned"]
+"""How a trial can end."""
 
 HEADLINES = ("reconstruction_loss", "max_latent_correlation", "transfer_accuracy")
 """The metrics that tables and displays show of every trial."""
@@ -50,6 +63,9 @@ class TrialConfig:
     batch_norm: bool | None = _value(None, bool, none_word=OWN)
     output_activation: str | None = _value(None, str, choices=("sigmoid", "identity"), none_word=OWN)
     loss: str = _value("mse", str, choices=("mse", "bce"))
+    decorrelation: float = _later(0.0, float, low=0, high=1e6)
+    decorrelation_kind: str = _later("decov", str, choices=("decov", "barlow"))
+    prefix: bool = _later(False, bool)
     learning_rate: float = _value(5e-3, float, low=1e-8, high=1e38)
     schedule: str = _value("one_cycle", str, choices=("one_cycle", "cosine"))
     batch_size: int = _value(64, int, low=2)
@@ -81,6 +97,14 @@ class TrialConfig:
         """The fields as text, those that are ``None`` in the word that the command line uses for it."""
         return {each.name: _as_text(each.metadata["rule"], getattr(self, each.name)) for each in fields(self)}
 
+    def to_key(self) -> dict[str, Any]:
+        """The fields for a name of what is trained; later ones only where they differ from what was done before them.
+
+        So sweeps of before there was such a field keep their names.
+        """
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {each.name: values[each.name] for each in fields(self) if not _is_as_ever(each, values[each.name])}
+
     @classmethod
     def from_params(cls, params: Mapping[str, str]) -> TrialConfig:
         """Reads what ``to_params`` wrote; fields that the mapping lacks keep their defaults.
@@ -96,6 +120,10 @@ def _as_text(rule: Rule, value: Any) -> str:
     if value is None:
         return rule.none_word
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _is_as_ever(each: Field[Any], value: Any) -> bool:
+    return bool(each.metadata.get("is_later")) and value == each.default
 
 
 def field_rules() -> dict[str, Rule]:
@@ -128,44 +156,79 @@ class StudyConfig:
         question: What the study answers, in one line.
         base: The fields that do not vary; ``base.seed`` is the first seed.
         grid: Values by field name, for the ``grid`` sampler: every combination is trained from every seed.
+        variants: Values of fields that go together; each of these is trained at every point of the grid.
         seeds: Replicates of each point of a grid.
         sampler: ``grid``, or one of Optuna's, in which case the file also has ``search_space(trial) -> TrialConfig``.
         trials: How many configurations a sampler proposes.
         objectives: The metrics that a sampler optimises, each in its own direction.
         sweep_seed: Seed of the sampler.
         round_size: Configurations that a sampler proposes before it learns of their results.
+        max_parameters: Larger models are not trained: a sampler that proposes one learns that, and is asked again.
+        pruner: ``none``, or one that ends a sampler's hopeless trials early; for one objective.
+        confirm: So many of a sampler's best trials, and all of its Pareto front, are trained again in the end.
+        confirm_seeds: From so many fresh seeds each.
+        measures: Groups of ``harness.measures.GROUPS`` that this study needs and not every study has.
         name: Taken from the file's name when it is empty.
     """
 
     question: str
     base: TrialConfig = TrialConfig()
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    variants: Sequence[Mapping[str, Any]] = ()
     seeds: int = 3
     sampler: str = "grid"
     trials: int | None = None
     objectives: tuple[str, ...] = ("val/mse",)
     sweep_seed: int = 0
     round_size: int = 8
+    max_parameters: int | None = None
+    pruner: str = "none"
+    confirm: int = 0
+    confirm_seeds: int = 3
+    measures: tuple[str, ...] = ()
     name: str = ""
 
     def __post_init__(self) -> None:
         for name in ("seeds", "round_size"):
             Rule(int, low=1).check(name, getattr(self, name))
         Rule(int, low=0).check("sweep_seed", self.sweep_seed)
-        Rule(int, low=1, none_word="none").check("trials", self.trials)
-        for name in ("question", "sampler", "name"):
+        Rule(int, low=0).check("confirm", self.confirm)
+        Rule(int, low=1, high=MOST_CONFIRM_SEEDS).check("confirm_seeds", self.confirm_seeds)
+        for name in ("trials", "max_parameters"):
+            Rule(int, low=1, none_word="none").check(name, getattr(self, name))
+        for name in ("question", "sampler", "pruner", "name"):
             Rule(str).check(f"the study's {name}", getattr(self, name))
         if "/" in self.name:
             raise UserError(f"the study's name is {shown(self.name)}: allowed is a word without '/', as it names a file")
         self._check_kinds()
         for name, values in self.grid.items():
             self._check_axis(name, values)
-        if self.sampler == "grid" and not self.grid:
-            raise UserError("the study's sampler is 'grid' and its grid is empty: give it an axis, such as latent_size")
-        if self.sampler != "grid" and (self.grid or self.trials is None):
-            raise UserError(f"the study's sampler is {self.sampler!r}: give it trials=N, and search_space instead of a grid")
+        for variant in self.variants:
+            self._check_variant(variant)
         if not self.objectives:
             raise UserError("the study has no objectives: give it at least one metric, such as 'val/mse'")
+        self._check_sampler()
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The fields that a grid varies: those of its axes, then those of its variants."""
+        return tuple(dict.fromkeys([*self.grid, *(name for variant in self.variants for name in variant)]))
+
+    def _check_sampler(self) -> None:
+        """What is for grids and what for samplers."""
+        if self.sampler == "grid":
+            if not self.axes:
+                raise UserError("the study's sampler is 'grid' and its grid is empty: give it an axis, such as latent_size")
+            if self.max_parameters or self.confirm or self.pruner != "none":
+                raise UserError("max_parameters, confirm and pruner are for samplers, and the study's sampler is 'grid'")
+            return
+        if self.axes or self.trials is None:
+            raise UserError(f"the study's sampler is {self.sampler!r}: give it trials=N, and search_space instead of a grid")
+        if self.pruner != "none" and tuple(self.objectives) != ("val/mse",):
+            raise UserError(
+                f"pruner {self.pruner!r} goes by 'val/mse' alone, which is known while a trial trains: "
+                "make it the one objective, or leave the pruner out"
+            )
 
     def _check_kinds(self) -> None:
         if not isinstance(self.base, TrialConfig):
@@ -174,13 +237,28 @@ class StudyConfig:
             raise UserError(f"the study's objectives are {shown(self.objectives)}: give a list of metrics, such as ('val/mse',)")
         if not isinstance(self.grid, Mapping):
             raise UserError(f"the study's grid is {shown(self.grid)}: give it lists of values by field, such as latent_size")
+        if not isinstance(self.variants, list | tuple) or not all(isinstance(each, Mapping) for each in self.variants):
+            raise UserError(f"the study's variants are {shown(self.variants)}: give a list of values by field, one for each")
+        if not isinstance(self.measures, list | tuple) or not all(isinstance(each, str) for each in self.measures):
+            raise UserError(f"the study's measures are {shown(self.measures)}: give a list of groups, such as ('paths',)")
 
-    def _check_axis(self, name: str, values: Sequence[Any]) -> None:
+    def _check_variant(self, variant: Mapping[str, Any]) -> None:
+        for name, value in variant.items():
+            self._check_varied(name).check(name, value)
+            if name in self.grid:
+                raise UserError(f"{name} is in a variant and an axis of the grid as well: leave it out of one of them")
+
+    def _check_varied(self, name: str) -> Rule:
+        """The rule of a field that trials of a grid may differ in."""
         rule = rule_of(name)
         if name in DATASET_FIELDS:
             raise UserError(f"{name} cannot be an axis of a grid, a sweep has one dataset: run the study once for each")
         if name == "seed":
             raise UserError("seed cannot be an axis of a grid: say how many replicates with seeds=N, or --seeds N")
+        return rule
+
+    def _check_axis(self, name: str, values: Sequence[Any]) -> None:
+        rule = self._check_varied(name)
         if not isinstance(values, (list, tuple, range)) or not values:
             raise UserError(f"the grid's axis {name} is {shown(values)}: give it a list of values")
         if values[LONGEST_AXIS:]:
@@ -252,15 +330,15 @@ class TrialResult:
 
     Attributes:
         config: What was trained.
-        status: ``"finished"`` or ``"failed"``.
+        status: ``"finished"``, ``"failed"``, or ``"pruned"`` where a search gave it up.
         metrics: The final numbers by metric name; only finite ones.
         curves: Per-epoch numbers by metric name, the first for epoch 1.
         artifacts: File contents by path.
-        reason: Why it failed; one line, empty if it did not.
+        reason: Why it did not finish; one line, empty if it did.
     """
 
     config: TrialConfig
-    status: Literal["finished", "failed"]
+    status: EndStatus
     metrics: dict[str, float] = field(default_factory=dict)
     curves: dict[str, tuple[float, ...]] = field(default_factory=dict)
     artifacts: dict[str, bytes] = field(default_factory=dict)
@@ -273,6 +351,6 @@ class TrialRecord:
 
     run_id: str
     trial: Trial
-    status: Literal["finished", "failed"]
+    status: EndStatus
     metrics: dict[str, float] = field(default_factory=dict)
     reason: str = ""

@@ -27,6 +27,9 @@ class Display(Protocol):
     def start(self, title: str, units: float, done: float, total: int, ended: Sequence[TrialRecord]) -> None:
         """Begins: ``units`` of work in all, of which ``done``; ``total`` trials, of which some had ``ended`` before."""
 
+    def more(self, units: float, trials: int) -> None:
+        """There is more to do than was known in the beginning."""
+
     def advance(self, units: float) -> None:
         """Some work is done."""
 
@@ -54,6 +57,10 @@ class PlainDisplay:
         self._started, self._units, self._done, self._already = time.monotonic(), units, done, done
         self._total, self._ended, self._failed = total, len(ended), _failed(ended)
         self.note(f"{title}: {total} trials" + (f", {len(ended)} done before" if ended else ""))
+
+    def more(self, units: float, trials: int) -> None:
+        """Expects more."""
+        self._units, self._total = self._units + units, self._total + trials
 
     def advance(self, units: float) -> None:
         """Some work is done."""
@@ -104,6 +111,12 @@ class LiveDisplay:
         self._total, self._ended, self._failed = total, len(ended), _failed(ended)
         self._task = self._progress.add_task(title, total=units, completed=int(done), trials=self._trials())
         self._live.start()
+
+    def more(self, units: float, trials: int) -> None:
+        """Makes the bar longer."""
+        self._total += trials
+        whole = self._progress.tasks[self._task].total or 0
+        self._progress.update(self._task, total=whole + units, trials=self._trials())
 
     def advance(self, units: float) -> None:
         """Moves the bar."""
@@ -170,8 +183,8 @@ def _failed(records: Sequence[TrialRecord]) -> int:
 
 
 def _outcome(record: TrialRecord) -> str:
-    if record.status == "failed":
-        return f"failed: {record.reason}"
+    if record.status != "finished":
+        return record.reason if record.status == "pruned" else f"failed: {record.reason}"
     return ", ".join(f"{name} {record.metrics[name]:.4f}" for name in HEADLINES if name in record.metrics)
 
 

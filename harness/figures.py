@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
@@ -67,7 +68,8 @@ class LineFigure:
         y_label: With the unit.
         series: The measured lines.
         floors: Lines of what a method with no learning reaches.
-        log_y: Whether the y axis is logarithmic.
+        log_x: Whether the x axis is logarithmic.
+        log_y: Whether the y axis is.
         y_range: What values there can be at all; an interval's ends outside it are not drawn.
     """
 
@@ -76,6 +78,7 @@ class LineFigure:
     y_label: str
     series: Sequence[Series]
     floors: Sequence[Series] = field(default=())
+    log_x: bool = False
     log_y: bool = False
     y_range: tuple[float, float] | None = None
 
@@ -187,19 +190,22 @@ def _draw_lines(axis: Axes, content: LineFigure) -> None:
         )
     axis.set_xlabel(content.x_label)
     axis.xaxis.get_major_locator().set_params(integer=True)  # epochs and latent sizes are whole
+    if content.log_x:
+        axis.set_xscale("log")
+        _mark_logarithmic(axis.xaxis)
     if content.log_y:
-        _logarithmic(axis)
+        axis.set_yscale("log")
+        _mark_logarithmic(axis.yaxis)
     axis.grid(color=GRID_COLOR, linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _logarithmic(axis: Axes) -> None:
+def _mark_logarithmic(axis: Axis) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _saved(figure: Figure, kind: str) -> bytes:

@@ -9,10 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from harness.choice_findings import find_choices
 from harness.code_findings import find_interpolation, find_redundancy
+from harness.crossing_findings import find_crossings
 from harness.evidence import Claim, Evidence
 from harness.label_findings import find_labels, find_modes
 from harness.loss_findings import find_architecture, find_dimensions, find_floors
+from harness.path_findings import find_paths
+from harness.penalty_findings import find_penalties
+from harness.prefix_findings import find_prefixes
+from harness.search_findings import find_winners
 
 
 def find(evidence: Evidence) -> list[Claim]:
@@ -49,4 +55,10 @@ FINDINGS: dict[str, Finding] = {
     "redundancy": Finding("Are the latents redundant?", find_redundancy),
     "labels": Finding("Are they of use with a handful of labels?", find_labels),
     "modes": Finding("Should the encoder be trained along?", find_modes),
+    "crossings": Finding("From how many labels on does which way win?", find_crossings),
+    "choices": Finding("Do the usual choices matter?", find_choices),
+    "penalty": Finding("What does decorrelation cost, and does it help?", find_penalties),
+    "paths": Finding("Where do paths between codes go?", find_paths),
+    "prefixes": Finding("Can one training replace one for each size?", find_prefixes),
+    "winners": Finding("Were the winners of the search lucky?", find_winners),
 }

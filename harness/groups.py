@@ -30,8 +30,8 @@ def partition(trials: Sequence[Trial], group_size: int, parts: int = 1) -> list[
     """Divides trials into groups that can train as one model, of nearly equal sizes.
 
     A function of the trials alone, not of the workers or of what has ended, so that neither can change a result: of a
-    group that has ended in part the rest is trained, as members of that group. Members differ in seed, latent size and
-    learning rate at most.
+    group that has ended in part the rest is trained, as members of that group. Members differ in seed, latent size,
+    learning rate and weight of the decorrelation penalty at most.
 
     Args:
         trials: All of a round.
@@ -67,7 +67,7 @@ def named_group(name: str, trial: Trial, trials: Iterable[Trial]) -> list[Trial]
 
 def _kind(trial: Trial) -> TrialConfig:
     """Equal for trials that can be members of one group."""
-    return replace(trial.config, seed=0, latent_size=1, learning_rate=1.0)
+    return replace(trial.config, seed=0, latent_size=1, learning_rate=1.0, decorrelation=0.0)
 
 
 def _divide(members: list[Trial], parts: int) -> list[list[Trial]]:

@@ -11,6 +11,11 @@ MIDPOINTS = (0.25, 0.5, 0.75)
 STRIP_STEPS = 9
 STRIP_PAIRS = 6
 DISTANCE_PAIRS = 64
+PATH_PAIRS = 256
+"""Of test images, between which whole paths are compared; fewer where there are not so many images."""
+
+PARALLEL = 1e-4
+"""Two codes whose angle's sine is smaller lie on one line through the centre: no arc between them is the shortest."""
 
 Decoder = Callable[[Tensor], Tensor]
 
@@ -30,6 +35,36 @@ def interpolate(codes: Tensor, pairs: Sequence[tuple[int, int]], weights: Sequen
     second = codes[[pair[1] for pair in pairs]].unsqueeze(1)
     a = torch.tensor(weights, dtype=codes.dtype, device=codes.device).view(1, -1, 1)
     return a * first + (1 - a) * second
+
+
+def interpolate_on_arcs(codes: Tensor, pairs: Sequence[tuple[int, int]], weights: Sequence[float], centre: Tensor) -> Tensor:
+    """Mixes codes along great circles about a centre (Shoemake 1985), so that what is between is not nearer to the centre.
+
+    Args:
+        codes: (N, d).
+        pairs: Indices into the codes, (x1, x2).
+        weights: The values of a; 1 gives x1, 0 gives x2.
+        centre: (d,), such as the mean of the training codes.
+
+    Returns:
+        (pairs, weights, d); as ``interpolate`` where two codes lie on one line through the centre.
+    """
+    first, second = (codes[[pair[end] for pair in pairs]] - centre for end in (0, 1))
+    cosine = torch.nn.functional.cosine_similarity(first, second, dim=1).clamp(-1, 1)
+    angle, sine = cosine.acos().view(-1, 1, 1), (1 - cosine.square()).sqrt().view(-1, 1, 1)
+    a = torch.tensor(weights, dtype=codes.dtype, device=codes.device).view(1, -1, 1)
+    arcs = ((a * angle).sin() * first.unsqueeze(1) + ((1 - a) * angle).sin() * second.unsqueeze(1)) / sine
+    return torch.where(sine > PARALLEL, arcs + centre, interpolate(codes, pairs, weights))
+
+
+def confidence(images: Tensor, judge: Callable[[Tensor], Tensor]) -> float:
+    """How sure a classifier is of images: the mean of its largest probability.
+
+    Args:
+        images: (N, C, H, W).
+        judge: From images to logits, (N, classes).
+    """
+    return float(judge(images).softmax(dim=1).amax(dim=1).mean())
 
 
 def decoded_strips(codes: Tensor, pairs: Sequence[tuple[int, int]], decode: Decoder, steps: int = STRIP_STEPS) -> Tensor:

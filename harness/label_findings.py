@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from harness import wording
+from harness.evaluation import TRANSFER_MODES
 from harness.evidence import ALPHA, Claim, Evidence
 from harness.lines import Block, Line, axes_of, common, cut
-from harness.measures import TRANSFER_MODES
 from harness.statistics import (
     Interval,
     Paired,

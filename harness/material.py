@@ -11,15 +11,17 @@ from torch import nn
 from harness import datasets
 from harness.config import Placement, TrialConfig
 from harness.floors import LinearFloors
-from harness.interpolation import DISTANCE_PAIRS, nearest_mse
+from harness.interpolation import DISTANCE_PAIRS, PATH_PAIRS, nearest_mse
 from harness.models import Shape
 from harness.rules import UserError
 from harness.splits import Splits, interpolation_pairs, label_draws, make_splits, shown_indices
-from harness.transfer import LabelledInputs, TransferOutcome, TransferTask
+from harness.transfer import LabelledInputs, TransferOutcome, TransferTask, train_classifier
 from harness.transfer_stack import classify_all
 
 SHOWN_IMAGES = 12
 FLOOR_SEED = 0
+JUDGE_EPOCHS = 30
+"""For which the classifier that judges decoded images is trained, on all training images and their labels."""
 
 
 class Material:
@@ -58,6 +60,19 @@ class Material:
         """How far the images of the fixed pairs are from the training images: mean squared error to the nearest."""
         real = self.splits.test.images[[index for pair in self.pairs for index in pair]]
         return float(nearest_mse(real, self.splits.train.images).mean())
+
+    @cached_property
+    def path_pairs(self) -> list[tuple[int, int]]:
+        """As ``pairs``, many more: those are the first of these."""
+        return interpolation_pairs(self.splits.test.labels, self.split_seed, PATH_PAIRS)
+
+    @cached_property
+    def judge(self) -> nn.Module:
+        """A classifier of images that knows no autoencoder, the same for every trial: it tells clear images from others."""
+        train = LabelledInputs(self.splits.train.images.flatten(1), self.splits.train.labels)
+        test = LabelledInputs(self.splits.test.images.flatten(1), self.splits.test.labels)
+        task = TransferTask(nn.Flatten(), [train], test, train.inputs, self.classes, JUDGE_EPOCHS, FLOOR_SEED)
+        return train_classifier(task)
 
     @cached_property
     def shown(self) -> list[int]:

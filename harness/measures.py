@@ -5,103 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
-from harness import interpolation, latents, models, transfer
-from harness.config import TrialConfig
-from harness.material import Material
+from harness import latents
+from harness.config import STAGE_METRICS
+from harness.evaluation import Evaluation
 from harness.numerics import peak_memory_mb
-from harness.train import TrainState, apply_in_blocks, load_model
-from harness.transfer import LabelledInputs, TransferOutcome, TransferTask
-from harness.transfer_stack import classify_all
-
-TRANSFER_MODES = ("frozen", "finetuned", "scratch")
-HEAD_SEED_STRIDE = 1000
-"""Between the heads' seeds of two trial seeds: more than there can be draws, so that no two replicates share a head."""
-
-
-class Evaluation:
-    """A trained autoencoder and what follows from it, each thing computed when it is first asked for."""
-
-    def __init__(self, config: TrialConfig, state: TrainState, material: Material) -> None:
-        self.config, self.state, self.material = config, state, material
-        self.model = load_model(config, state, material.shape, material.device).eval()
-
-    @property
-    def images(self) -> Tensor:
-        """The test images, (N, C, H, W)."""
-        return self.material.splits.test.images
-
-    @cached_property
-    def codes(self) -> Tensor:
-        """The latent codes of the test images, (N, d)."""
-        return apply_in_blocks(self.model.encoder, self.images)
-
-    @cached_property
-    def training_codes(self) -> Tensor:
-        """The latent codes of the training images."""
-        return apply_in_blocks(self.model.encoder, self.material.splits.train.images)
-
-    @cached_property
-    def reconstructions(self) -> Tensor:
-        """The decoded codes of the test images."""
-        return self.decode(self.codes)
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """Images of codes, (N, C, H, W)."""
-        return apply_in_blocks(self.model.decoder, codes)
-
-    @cached_property
-    def reconstruction_mse(self) -> float:
-        """Mean squared error per pixel on the test split."""
-        return float(functional.mse_loss(self.reconstructions, self.images))
-
-    @cached_property
-    def manifold_distance(self) -> float:
-        """That of the midpoints of the fixed pairs."""
-        pairs = self.material.pairs
-        midpoints = self.decode(interpolation.interpolate(self.codes, pairs, interpolation.MIDPOINTS).flatten(0, 1))
-        return interpolation.manifold_distance(midpoints, self.material.splits.train.images, self.material.data_distance)
-
-    @cached_property
-    def transfers(self) -> dict[str, TransferOutcome]:
-        """Few-label transfer by mode; ``measure_transfers`` gives many evaluations theirs at once."""
-        return {mode: transfer.classify(self.transfer_task(mode)) for mode in TRANSFER_MODES}
-
-    @property
-    def curves(self) -> dict[str, tuple[float, ...]]:
-        """Per-epoch transfer numbers by metric name, means over the draws."""
-        return {
-            f"transfer/{mode}/{name}": self.transfers[mode].curve(name) for mode in TRANSFER_MODES for name in transfer.CURVES
-        }
-
-    def transfer_task(self, mode: str) -> TransferTask:
-        """What is classified in one of the ``TRANSFER_MODES``, and with what."""
-        config, material = self.config, self.material
-        draws, test = material.draws(config.labels, config.draws), material.test_inputs
-        common = (material.classes, config.transfer_epochs, HEAD_SEED_STRIDE * config.seed)
-        if mode == "frozen":
-            coded = [LabelledInputs(apply_in_blocks(self.model.encoder, draw.inputs), draw.labels) for draw in draws]
-            return TransferTask(nn.Identity(), coded, LabelledInputs(self.codes, test.labels), self.training_codes, *common)
-        if mode == "finetuned":
-            return TransferTask(self.model.encoder, draws, test, self.training_codes, *common)
-        untrained = models.build(material.shape, config).to(material.device).encoder
-        transfer.calibrate_batch_norm(untrained, material.splits.train.images)
-        reference = apply_in_blocks(untrained, material.splits.train.images)
-        return TransferTask(untrained, draws, test, reference, *common)
-
-
-@torch.no_grad()
-def measure_transfers(evaluations: Sequence[Evaluation], dtype: torch.dtype = torch.float32) -> None:
-    """Gives evaluations that differ in seed and latent size at most their ``transfers``, all of a mode as one stack."""
-    by_mode = {mode: classify_all([each.transfer_task(mode) for each in evaluations], dtype) for mode in TRANSFER_MODES}
-    for index, evaluation in enumerate(evaluations):
-        evaluation.transfers = {mode: outcomes[index] for mode, outcomes in by_mode.items()}
+from harness.train import stage_losses
 
 
 @dataclass(frozen=True)
@@ -112,21 +25,24 @@ class Metric:
         direction: Which way is better; empty where neither is.
         unit: For tables and axes; empty for a pure number.
         measure: From the evaluation; NaN and infinity mean that it is not defined for this trial.
+        group: One of ``GROUPS``, for what is measured only where a study asks for it; empty for what every study has.
     """
 
     direction: Literal["down", "up", ""]
     unit: str
     measure: Callable[[Evaluation], float]
+    group: str = ""
 
     def rank(self, value: float) -> float:
         """A number that is the smaller the better the value."""
         return -value if self.direction == "up" else value
 
 
-def measure_all(evaluation: Evaluation) -> dict[str, float]:
-    """Every metric that has a finite value."""
+def measure_all(evaluation: Evaluation, groups: Sequence[str] = ()) -> dict[str, float]:
+    """Every metric that has a finite value, those of a group where it is asked for."""
+    wanted = {name: metric for name, metric in METRICS.items() if metric.group in ("", *groups)}
     with torch.no_grad():
-        values = {name: float(metric.measure(evaluation)) for name, metric in METRICS.items()}
+        values = {name: float(metric.measure(evaluation)) for name, metric in wanted.items()}
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
@@ -150,7 +66,24 @@ def _samples_per_second(evaluation: Evaluation) -> float:
     return evaluation.state.epoch * (images // batch) * batch / evaluation.state.seconds
 
 
-PER_PIXEL = "squared error per pixel"
+def _stage_loss(evaluation: Evaluation, stage: int) -> float:
+    losses = stage_losses(evaluation.config, evaluation.state.logs)
+    return losses[stage] if stage < len(losses) else math.nan
+
+
+PER_PIXEL, TIMES_DATA, PROBABILITY = "squared error per pixel", "times that of data", "largest probability"
+
+GROUPS = {
+    "pruning": "the validation loss at the end of each stage of the training; every study with a pruner has it",
+    "labels": "how many labelled images there were",
+    "paths": "midpoints of many pairs on lines, on arcs and blended pixel by pixel: are they near the data, and clear images?",
+    "prefix": "the loss from the first units of the code alone",
+    "rotation": "correlation and transfer after PCA and after whitening of the codes, and a linear probe",
+}
+"""Measures that a study asks for by name (``measures=("paths",)``): they take time, and most studies have no use for them."""
+
+PREFIX_SIZES = (1, 2, 3, 5, 10, 15, 20, 25, 30)
+"""Units of which the loss is measured: the latent sizes of the sweeps, and what is below them."""
 
 METRICS: dict[str, Metric] = {
     "reconstruction_loss": Metric("down", PER_PIXEL, lambda e: e.reconstruction_mse),
@@ -176,7 +109,7 @@ METRICS: dict[str, Metric] = {
     "transfer/scratch_best_epoch": Metric("", "epoch", lambda e: e.transfers["scratch"].best_epoch),
     "transfer/raw_pixels_accuracy": Metric("", "share", lambda e: e.material.raw_pixels_transfer(e.config).accuracy),
     "transfer/pca_accuracy": Metric("", "share", lambda e: e.material.pca_transfer(e.config).accuracy),
-    "interpolation/manifold_distance": Metric("down", "times that of data", lambda e: e.manifold_distance),
+    "interpolation/manifold_distance": Metric("down", TIMES_DATA, lambda e: e.manifold_distance),
     "floor/pca_mse": Metric("", PER_PIXEL, lambda e: e.material.floors.pca_mse(e.images, e.config.latent_size)),
     "floor/mean_image_mse": Metric("", PER_PIXEL, lambda e: e.material.floors.mean_image_mse(e.images)),
     "floor/random_projection_mse": Metric(
@@ -186,4 +119,28 @@ METRICS: dict[str, Metric] = {
     "cost/peak_memory_mb": Metric("down", "MB", lambda e: peak_memory_mb(e.material.device)),
     "cost/parameters": Metric("down", "parameters", _parameters),
     "cost/samples_per_second": Metric("up", "images / s", _samples_per_second),
+    **{name: Metric("down", PER_PIXEL, partial(_stage_loss, stage=stage), "pruning") for stage, name in enumerate(STAGE_METRICS)},
+    "transfer/labelled_images": Metric(
+        "", "images", lambda e: len(e.material.draws(e.config.labels, e.config.draws)[0].labels), "labels"
+    ),
+    "interpolation/linear_distance": Metric("down", TIMES_DATA, lambda e: e.path_distance("linear"), "paths"),
+    "interpolation/spherical_distance": Metric("down", TIMES_DATA, lambda e: e.path_distance("spherical"), "paths"),
+    "interpolation/blend_distance": Metric("", TIMES_DATA, lambda e: e.path_distance("blend"), "paths"),
+    "interpolation/decoded_distance": Metric("down", TIMES_DATA, lambda e: e.path_distance("decoded"), "paths"),
+    "interpolation/linear_confidence": Metric("up", PROBABILITY, lambda e: e.path_confidence("linear"), "paths"),
+    "interpolation/spherical_confidence": Metric("up", PROBABILITY, lambda e: e.path_confidence("spherical"), "paths"),
+    "interpolation/blend_confidence": Metric("", PROBABILITY, lambda e: e.path_confidence("blend"), "paths"),
+    "interpolation/decoded_confidence": Metric("up", PROBABILITY, lambda e: e.path_confidence("decoded"), "paths"),
+    "interpolation/data_confidence": Metric("", PROBABILITY, lambda e: e.path_confidence("data"), "paths"),
+    **{
+        f"prefix/mse_{units}": Metric("down", PER_PIXEL, partial(Evaluation.prefix_mse, units=units), "prefix")
+        for units in PREFIX_SIZES
+    },
+    "latent/max_abs_corr_rotated": Metric(
+        "down", "abs(r)", lambda e: latents.max_abs_correlation(e.rotation.rotated(e.codes)), "rotation"
+    ),
+    "transfer/rotated_accuracy": Metric("up", "share", lambda e: e.code_transfer(e.rotation.rotated).accuracy, "rotation"),
+    "transfer/whitened_accuracy": Metric("up", "share", lambda e: e.code_transfer(e.rotation.whitened).accuracy, "rotation"),
+    "transfer/linear_probe_accuracy": Metric("up", "share", lambda e: e.probe_accuracy(lambda codes: codes), "rotation"),
+    "transfer/linear_probe_whitened_accuracy": Metric("up", "share", lambda e: e.probe_accuracy(e.rotation.whitened), "rotation"),
 }

@@ -196,6 +196,9 @@ class Architecture:
 def resolve(config: TrialConfig) -> TrialConfig:
     """Fills in the architecture's own values for the fields that the configuration leaves to it.
 
+    A kind of penalty without a weight is no penalty, whatever the kind: it becomes the default one, so that configurations
+    that train alike are equal.
+
     Raises:
         UserError: if there is no such architecture, or if it does not have a field that is set.
     """
@@ -205,7 +208,9 @@ def resolve(config: TrialConfig) -> TrialConfig:
     for name in ARCHITECTURE_FIELDS:
         if getattr(config, name) is not None and name not in defaults:
             raise UserError(f"architecture {config.architecture!r} has no {name}: it has {', '.join(defaults)}; leave {name} out")
-    return replace(config, **{name: value for name, value in defaults.items() if getattr(config, name) is None})
+    own = {name: value for name, value in defaults.items() if getattr(config, name) is None}
+    kind = config.decorrelation_kind if config.decorrelation else TrialConfig().decorrelation_kind
+    return replace(config, **own, decorrelation_kind=kind)
 
 
 def build(shape: Shape, config: TrialConfig) -> Autoencoder:

@@ -17,6 +17,10 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 OUTAGE_MINUTES = 30.0
 """So long a sweep goes on without its store, where nothing else is said."""
 
+SMOKE: dict[str, Any] = {"train_size": 128, "epochs": 3, "transfer_epochs": 2, "draws": 2}
+SMOKE_TRIALS = 6
+"""What ``--smoke`` makes of a study: enough for every code path and every section, and for no finding."""
+
 EPILOG = """\
 examples:
   python -m harness.study latent_sweep
@@ -51,6 +55,7 @@ class Request:
         retries: How often a worker may die of a trial before the trial has failed.
         dry_run: Only show the trials.
         json: Print the summary as JSON.
+        smoke: Run the smallest setting of the study, to see that it works.
         list_studies: Only list the studies.
         replay: Folder of a journal that is only to be written into its store; empty where a study is to be run.
         outage_limit: Minutes that a sweep goes on while its store is away.
@@ -73,6 +78,7 @@ class Request:
     retries: int = 2
     dry_run: bool = False
     json: bool = False
+    smoke: bool = False
     list_studies: bool = False
     replay: str = ""
     outage_limit: float = OUTAGE_MINUTES
@@ -137,6 +143,7 @@ def parse(words: Sequence[str]) -> Request:
         retries=_whole("--retries", options.retries) or 1,
         dry_run=options.dry_run,
         json=options.json,
+        smoke=options.smoke,
         list_studies=options.list,
         replay=options.replay or "",
         outage_limit=Rule(float, low=0).parse("--outage-limit", options.outage_limit),
@@ -144,13 +151,14 @@ def parse(words: Sequence[str]) -> Request:
 
 
 def apply(request: Request, study: StudyConfig) -> StudyConfig:
-    """Puts the request's values into a study.
+    """Puts the request's values into a study, after ``smoke`` has made it small.
 
-    One value sets a field, and takes it out of the grid if it was an axis; several replace an axis or add one.
+    One value sets a field, and takes it out of the grid if it was varied; several replace an axis or add one.
 
     Raises:
         UserError: if the study cannot take them.
     """
+    study = make_small(study) if request.smoke else study
     grid, fields = dict(study.grid), {}
     for name, values in request.fields.items():
         if len(values) > 1:
@@ -162,9 +170,31 @@ def apply(request: Request, study: StudyConfig) -> StudyConfig:
     base = replace(study.base, **fields)  # all at once: some fields are only allowed together
     if request.seeds is not None and study.sampler != "grid":
         raise UserError(f"--seeds is for grids, and {study.name} searches with {study.sampler!r}: use --trials N")
-    if study.sampler == "grid" and not grid:
+    variants = [{name: value for name, value in each.items() if name not in request.fields} for each in study.variants]
+    if study.sampler == "grid" and not grid and not any(variants):
         grid = {"latent_size": (base.latent_size,)}
-    return replace(study, grid=grid, base=base, seeds=request.seeds or study.seeds, trials=request.trials or study.trials)
+    return replace(
+        study, grid=grid, variants=variants, base=base, seeds=request.seeds or study.seeds, trials=request.trials or study.trials
+    )
+
+
+def make_small(study: StudyConfig) -> StudyConfig:
+    """The smallest study of the same kind: the ends of every axis, all variants, half the seeds, few images and epochs."""
+    return replace(
+        study,
+        base=replace(study.base, **SMOKE),
+        grid={name: tuple(dict.fromkeys((values[0], values[-1]))) for name, values in study.grid.items()},
+        seeds=_fewer(study.seeds),
+        trials=study.trials and min(study.trials, SMOKE_TRIALS),
+        round_size=min(study.round_size, SMOKE_TRIALS // 2),
+        confirm=min(study.confirm, 1),
+        confirm_seeds=_fewer(study.confirm_seeds),
+    )
+
+
+def _fewer(seeds: int) -> int:
+    """Half as many, two at the least if there were: intervals need two."""
+    return min(seeds, max(2, seeds // 2))
 
 
 def _check_axis(name: str, study: StudyConfig) -> None:
@@ -185,8 +215,9 @@ def _parser() -> Parser:
     )
     parser.add_argument("study", nargs="?", metavar="STUDY", help="name of a study (see --list), or path of a study file")
     what = parser.add_argument_group("what to run")
-    what.add_argument("--list", action="store_true", help="list the studies and what each answers")
+    what.add_argument("--list", action="store_true", help="list the studies, what each answers and how long it takes here")
     what.add_argument("--dry-run", action="store_true", help="show the trials and run none")
+    what.add_argument("--smoke", action="store_true", help="the smallest setting of the study, in seconds: does it run here?")
     what.add_argument("--seeds", metavar="N", help="replicates of each configuration of a grid")
     what.add_argument("--trials", metavar="N", help="run at most N trials")
     what.add_argument(

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 
 from harness.config import TrialRecord
 from harness.rules import UserError
-from harness.search import frozen, new_study, proposed
+from harness.samplers import frozen, new_study, proposed
 from harness.store import is_mlflow_store, without_password
 
 LONGEST_CAUSE = 200

@@ -13,9 +13,10 @@ import numpy as np
 from harness import figures
 from harness.artifacts import STRIPS_FILE
 from harness.config import TrialRecord
+from harness.evaluation import TRANSFER_MODES
 from harness.figures import Chart, HeatMap, LineFigure, Series
 from harness.lines import line_label, size_of
-from harness.measures import METRICS, TRANSFER_MODES
+from harness.measures import METRICS
 from harness.tables import Row, Summary
 
 ReadFile = Callable[[str, str], bytes]
@@ -52,7 +53,12 @@ def picture_files(summary: Summary, charts: Mapping[str, Chart], read_file: Read
     """The pictures of a sweep as files, contents by path: every chart as PNG, as SVG and with its numbers, and the strips."""
     if not charts:
         return {}
-    files = {"figures/interpolation.png": interpolation_picture(summary, read_file)}
+    return {"figures/interpolation.png": interpolation_picture(summary, read_file), **chart_files(charts)}
+
+
+def chart_files(charts: Mapping[str, Chart]) -> dict[str, bytes]:
+    """Every chart as PNG, as SVG and with its numbers, contents by path."""
+    files: dict[str, bytes] = {}
     for name, chart in charts.items():
         files |= {f"figures/{name}.{kind}": content for kind, content in figures.draw(chart).items()}
         files[f"figures/{name}.csv"] = chart_csv(chart)
@@ -271,8 +277,8 @@ def _read_curves(record: TrialRecord, read_file: ReadFile) -> dict[str, list[flo
 
 
 def _read_matrix(record: TrialRecord, read_file: ReadFile) -> Any:
-    text = read_file(record.run_id, "latents/correlation.csv").decode()
-    return np.loadtxt(io.StringIO(text), delimiter=",", skiprows=1, ndmin=2)[:, 1:]
+    _, *rows = csv.reader(read_file(record.run_id, "latents/correlation.csv").decode().splitlines())
+    return np.array([row[1:] for row in rows], dtype=float).reshape(len(rows), len(rows))
 
 
 def _read_strips(record: TrialRecord, read_file: ReadFile) -> tuple[Any, list[list[int]]]:

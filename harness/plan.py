@@ -6,7 +6,7 @@ import ast
 import itertools
 import math
 import tokenize
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from harness import datasets, models, options
 from harness.config import Placement, StudyConfig, Trial, TrialConfig, fingerprint
 from harness.executors import EXECUTORS
 from harness.library import SearchSpace, StudyFile
-from harness.measures import METRICS
+from harness.measures import GROUPS, METRICS
 from harness.options import Request
 from harness.rules import UserError, unknown
-from harness.search import SamplerSearch, check_sampler
+from harness.samplers import check_sampler
+from harness.search import SamplerSearch
 
 RESULTS_VERSION = 4
 """Raised whenever a change of the harness changes a trial's numbers, so that old and new ones are never mixed."""
@@ -57,8 +58,13 @@ class SweepPlan:
         return f"{self.study.name} on {self.study.base.dataset}"
 
     @property
+    def measures(self) -> tuple[str, ...]:
+        """The groups of measures that its trials need beside what every study has."""
+        return (*self.study.measures, *(("pruning",) if self.study.pruner != "none" else ()))
+
+    @property
     def total(self) -> int:
-        """The number of trials when all are done."""
+        """The number of trials when all are done, without those that confirm the best of them."""
         return len(self.trials) if self.study.sampler == "grid" else self.study.trials or 0
 
 
@@ -80,6 +86,13 @@ def check(file: StudyFile, request: Request) -> StudyConfig:
             raise unknown("objective", name, METRICS)
         if not METRICS[name].direction:
             raise UserError(f"objective {name!r} has no better direction: use one of {', '.join(_objectives())}")
+        if METRICS[name].group not in ("", *study.measures):
+            raise UserError(
+                f"objective {name!r} is measured only where the study says so: add measures=({METRICS[name].group!r},)"
+            )
+    for name in study.measures:
+        if name not in GROUPS:
+            raise unknown("measure", name, GROUPS)
     return study
 
 
@@ -126,14 +139,15 @@ def grid_trials(study: StudyConfig) -> tuple[Trial, ...]:
     """
     if study.sampler != "grid":
         return ()
-    size = study.seeds * math.prod(map(len, study.grid.values()))
+    size = study.seeds * math.prod(map(len, study.grid.values())) * max(1, len(study.variants))
     if size > MOST_TRIALS:
         raise UserError(f"the grid has {size} trials: allowed are {MOST_TRIALS}; give it fewer values or fewer --seeds")
     points = [dict(zip(study.grid, values, strict=True)) for values in itertools.product(*study.grid.values())]
     configs = [
-        models.resolve(replace(study.base, **point, seed=study.base.seed + replicate))
+        models.resolve(replace(study.base, **point, **variant, seed=study.base.seed + replicate))
         for replicate in range(study.seeds)
         for point in points
+        for variant in study.variants or ({},)
     ]
     return tuple(Trial(number, config) for number, config in enumerate(list(dict.fromkeys(configs))[: study.trials]))
 
@@ -176,7 +190,9 @@ def choose_precision(wanted: str, device: str, trainer: str) -> str:
 
 def _overrides(study: StudyConfig, request: Request) -> dict[str, Any]:
     """The fields that are set over what a search space gives; a grid has them in its base."""
-    return {} if study.sampler == "grid" else {name: values[0] for name, values in request.fields.items()}
+    if study.sampler == "grid":
+        return {}
+    return (options.SMOKE if request.smoke else {}) | {name: values[0] for name, values in request.fields.items()}
 
 
 def _objectives() -> list[str]:
@@ -193,16 +209,20 @@ def _what_changes_results(plan: SweepPlan) -> dict[str, Any]:
         "device": plan.placement.device.partition(":")[0],
         "computed": [plan.placement.trainer, plan.placement.precision],
         "sampler": study.sampler,
+        **({"measures": sorted(study.measures)} if study.measures else {}),
     }
     if study.sampler == "grid":
         axes = [[name, list(values)] for name, values in study.grid.items()]  # in order: it numbers the trials
-        return {**shared, "base": asdict(_without_axes(study)), "axes": axes}
+        variants = {"variants": [dict(each) for each in study.variants]} if study.variants else {}
+        return {**shared, "base": _without_axes(study).to_key(), "axes": axes, **variants}
+    limits = {name: getattr(study, name) for name in ("max_parameters", "pruner") if getattr(study, name) not in (None, "none")}
     return {
         **shared,
         "overrides": plan.overrides,
-        "base": asdict(study.base),
+        "base": study.base.to_key(),
         "file": _code_without_comments(plan.source),
         "search": [study.objectives, study.sweep_seed, study.round_size],
+        **limits,
     }
 
 

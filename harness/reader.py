@@ -8,11 +8,11 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from harness.config import Trial, TrialConfig, TrialRecord
+from harness.config import EndStatus, Trial, TrialConfig, TrialRecord
 from harness.rules import UserError
 from harness.runs import RunFiles, explains, is_refusal, no_garbage_collection, open_client
 from harness.store import HEALTH_TIMEOUT_SECONDS, database_path, default_uri, without_password
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 RUNS_A_PAGE = 1000
 MOST_EXPERIMENTS = 10_000
+PRUNED_TAG = "harness.pruned"
+
+ENDS: dict[EndStatus, str] = {"finished": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
+"""How a trial ends, in MLflow's words; one that was cut off is KILLED as well, without the tag."""
 
 CHILDREN = """
     SELECT runs.run_uuid, runs.experiment_id, runs.status, runs.start_time, runs.end_time
@@ -77,14 +81,20 @@ class StoredRun:
     @property
     def has_ended(self) -> bool:
         """Whether it came to a result; one that was cut off did not."""
-        return self.status in ("FINISHED", "FAILED")
+        return self.end is not None
+
+    @property
+    def end(self) -> EndStatus | None:
+        """How the trial of this run has ended; ``None`` where it was cut off."""
+        if self.status == ENDS["pruned"] and PRUNED_TAG not in self.tags:
+            return None
+        return next((end for end, status in ENDS.items() if status == self.status), None)
 
     @property
     def record(self) -> TrialRecord:
         """The trial of this run, which has ended."""
         trial = Trial(self.number, TrialConfig.from_params(self.params), _joined("harness.proposal", self.tags))
-        status: Literal["finished", "failed"] = "finished" if self.status == "FINISHED" else "failed"
-        return TrialRecord(self.run_id, trial, status, finite(self.metrics), self.tags.get("harness.reason", ""))
+        return TrialRecord(self.run_id, trial, self.end or "failed", finite(self.metrics), self.tags.get("harness.reason", ""))
 
     @property
     def number(self) -> int:

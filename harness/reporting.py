@@ -12,6 +12,8 @@ from harness.config import TrialRecord
 from harness.evidence import Claim, gather_evidence
 from harness.findings import FINDINGS, find, verdict
 from harness.sections import SECTIONS, Dossier, Section
+from harness.study_charts import study_charts
+from harness.study_sections import study_sections
 
 PAGE_FILE, FINDINGS_FILE = "report.html", "findings.json"
 
@@ -39,8 +41,12 @@ def report_files(
     claims = kept_claims(find(evidence) if evidence else [], earlier, numbers)
     charts = pictures.charts(summary, read_file)
     files = pictures.picture_files(summary, charts, read_file)
+    own = study_charts(evidence, read_file) if evidence else {}
+    charts, files = charts | own, files | pictures.chart_files(own)
     dossier = Dossier(about, ordered, summary, evidence, claims, charts, files, read_file)
     sections = {key: section(dossier) for key, section in SECTIONS.items()}
+    for key, section in study_sections(dossier).items():
+        sections = _with(sections, key, section, before="cost")
     if plots:
         sections = _with(sections, "sensitivity", Section("Sensitivity", html=plots), before="cost")
     return {

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from harness import datasets, plan
-from harness.config import Placement, Trial, TrialConfig, TrialResult
+from harness.config import STAGE_METRICS, Placement, Trial, TrialConfig, TrialResult
 from harness.groups import evaluation_parts, group_name, named_group
+from harness.measures import METRICS
 from harness.reader import StoredRun, StoreReader
-from harness.rounds import SEGMENTS
 from harness.rules import UserError, unknown
-from harness.train import TrainState
+from harness.train import TrainState, segment_epochs
 from harness.trial import PRECISIONS, evaluate_group, run_segment
 
 
@@ -27,6 +27,7 @@ class Recipe:
             on its place in the stack.
         placement: With the trainer, the precision, the kind of device and the checksum of the images; no data root yet.
         is_whole: Whether the first and the last member are there; if not, one of their runs was deleted.
+        pruned: After how many segments a search gave members up, by number: the stack was smaller from then on.
     """
 
     run: StoredRun
@@ -34,6 +35,13 @@ class Recipe:
     members: tuple[Trial, ...]
     placement: Placement
     is_whole: bool
+    pruned: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The groups of measures that were asked for, by what was measured."""
+        groups = {METRICS[name].group for name in self.run.metrics if name in METRICS}
+        return tuple(sorted(groups - {""}))
 
     @property
     def trial(self) -> Trial:
@@ -56,8 +64,9 @@ def find_recipe(reader: StoreReader, run: StoredRun) -> Recipe:
     if precision not in PRECISIONS:
         raise unknown("precision of the run", precision, PRECISIONS)
     trial = _trial(run)
-    newest = {each.number: _trial(each) for each in reversed(reader.children(sweep))} | {trial.number: trial}
-    members = named_group(name, trial, newest.values())
+    runs = {each.number: each for each in reversed(reader.children(sweep))} | {trial.number: run}
+    members = named_group(name, trial, map(_trial, runs.values()))
+    pruned = {each.number: _stages(each) for each in runs.values() if each.end == "pruned"}
     placement = Placement(
         data_root="",
         device=run.tags.get("harness.device", "cpu"),
@@ -65,7 +74,11 @@ def find_recipe(reader: StoreReader, run: StoredRun) -> Recipe:
         trainer=run.tags.get("harness.trainer", "stacked"),
         precision=precision,
     )
-    return Recipe(run, sweep, tuple(members), placement, group_name(members) == name)
+    return Recipe(run, sweep, tuple(members), placement, group_name(members) == name, pruned)
+
+
+def _stages(run: StoredRun) -> int:
+    return sum(name in run.metrics for name in STAGE_METRICS)
 
 
 def _trial(run: StoredRun) -> Trial:
@@ -108,16 +121,23 @@ def retrain(recipe: Recipe, placement: Placement, pixels: int, note: Callable[[s
     epochs = configs[0].epochs
     states: list[TrainState] | None = None
     at_once = 0
-    for _ in range(math.ceil(epochs / (step := math.ceil(epochs / SEGMENTS)))):
+    for done in range(1, 1 + math.ceil(epochs / (step := segment_epochs(configs[0])))):
         segment = run_segment(configs, states, step, placement, at_once)
-        states, at_once = segment.states, segment.at_once
+        given_up = [recipe.pruned.get(member.number) == done for member in recipe.members]
+        states = [_given_up(state) if is_it else state for state, is_it in zip(segment.states, given_up, strict=True)]
+        at_once = segment.at_once
         note(f"trained {max(state.epoch for state in states)} of {epochs} epochs")
     return _evaluate(recipe, states or [], placement, pixels)
+
+
+def _given_up(state: TrainState) -> TrainState:
+    return replace(state, failure="pruned, as it was then", is_pruned=True)
 
 
 def _evaluate(recipe: Recipe, states: list[TrainState], placement: Placement, pixels: int) -> TrialResult:
     by_number = {member.number: state for member, state in zip(recipe.members, states, strict=True)}
     parts = evaluation_parts(recipe.members, placement, pixels)
     part = next(part for part in parts if any(member.number == recipe.trial.number for member in part))
-    results = evaluate_group([member.config for member in part], [by_number[member.number] for member in part], placement)
+    configs, own = [member.config for member in part], [by_number[member.number] for member in part]
+    results = evaluate_group(configs, own, placement, recipe.measures)
     return next(result for member, result in zip(part, results, strict=True) if member.number == recipe.trial.number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,11 +20,8 @@ from harness.groups import choose_group_size, choose_workers, evaluation_parts, 
 from harness.plan import SweepPlan
 from harness.rules import UserError
 from harness.tracker import OpenSweep, Tracker
-from harness.train import TrainState
+from harness.train import TrainState, segment_epochs, stage_losses
 from harness.trial import Segment, evaluate_group, failed_result, run_segment
-
-SEGMENTS = 3
-"""Into so many segments a training is cut: enough to see it going on, few enough that the cutting costs nothing."""
 
 EVALUATION_SHARE = 1.0
 """The work of an evaluation, in trainings: for the bar only."""
@@ -64,6 +61,7 @@ class Run:
 
     Attributes:
         stop: Is set when the sweep is to come to a good place and stop there.
+        is_hopeless: Whether the search gives a trial up, by its number and its validation loss at the end of each stage.
     """
 
     plan: SweepPlan
@@ -73,6 +71,7 @@ class Run:
     sweep: OpenSweep
     stop: threading.Event = field(default_factory=threading.Event)
     under_way: dict[str, float] = field(default_factory=dict)
+    is_hopeless: Callable[[int, Sequence[float]], bool] = lambda number, stages: False
 
 
 @dataclass
@@ -224,9 +223,9 @@ def _submit(run: Run, executor: Executor, tasks: Sequence[Task]) -> dict[Future[
     futures: dict[Future[Any], Task] = {}
     for task in tasks:
         if task.is_evaluation:
-            future = executor.submit(evaluate_group, task.configs, task.states, placement)
+            future = executor.submit(evaluate_group, task.configs, task.states, placement, run.plan.measures)
         else:
-            epochs = -(-task.trials[0].config.epochs // SEGMENTS)
+            epochs = segment_epochs(task.trials[0].config)
             future = executor.submit(run_segment, task.configs, task.states, epochs, placement, task.group.at_once)
         futures[future] = task
     return futures
@@ -234,10 +233,20 @@ def _submit(run: Run, executor: Executor, tasks: Sequence[Task]) -> dict[Future[
 
 def _take_segment(run: Run, task: Task, segment: Segment) -> None:
     group = task.group
-    group.states, group.at_once = segment.states, segment.at_once
+    group.states = [_judged(run, trial, state) for trial, state in zip(group.trials, segment.states, strict=True)]
+    group.at_once = segment.at_once
     _write_states(run, group)
     for trial, logs in zip(group.trials, segment.logs, strict=True):
         _log(run, group, trial, logs)
+
+
+def _judged(run: Run, trial: Trial, state: TrainState) -> TrainState:
+    """The state of a trial after a segment, marked as ended where the search gives it up."""
+    epochs, stages = trial.config.epochs, stage_losses(trial.config, state.logs)
+    if run.plan.study.pruner == "none" or state.failure or state.epoch >= epochs or not run.is_hopeless(trial.number, stages):
+        return state
+    reason = f"pruned after {state.epoch} of {epochs} epochs: val/mse {stages[-1]:.4g} is worse than the trials before it had"
+    return replace(state, failure=reason, is_pruned=True)
 
 
 def _log(run: Run, group: Group, trial: Trial, logs: Sequence[Any]) -> None:
@@ -329,4 +338,4 @@ def _write_states(run: Run, group: Group) -> None:
 
 def trial_name(plan: SweepPlan, trial: Trial) -> str:
     """What its run is called."""
-    return tables.trial_name(trial, tuple(plan.study.grid))
+    return tables.trial_name(trial, plan.study.axes)

@@ -9,11 +9,11 @@ from typing import Any
 from harness import pictures, wording
 from harness.about import About
 from harness.config import HEADLINES, TrialRecord
+from harness.evaluation import TRANSFER_MODES
 from harness.evidence import Claim, Evidence, enough
 from harness.figures import Chart
 from harness.lines import Line
 from harness.loss_findings import rivals
-from harness.measures import TRANSFER_MODES
 from harness.statistics import Interval, compare_paired, correct, mean_interval
 from harness.tables import Summary, trial_name
 
@@ -120,7 +120,7 @@ class Dossier:
 
 def autoencoding(dossier: Dossier) -> Section:
     """Loss against latent size, architectures compared, reconstructions."""
-    tables = [_means(dossier, "Means and 95 % intervals over seeds", {name: name for name in HEADLINES})]
+    tables = [means_table(dossier, "Means and 95 % intervals over seeds", {name: name for name in HEADLINES})]
     if dossier.evidence and (compared := _rivals(dossier.evidence)):
         tables.append(compared)
     images = _reconstructions(dossier)
@@ -136,7 +136,7 @@ def interpolation(dossier: Dossier) -> Section:
 
 def decorrelation(dossier: Dossier) -> Section:
     """Correlations against latent size, and as matrices."""
-    table = _means(dossier, "Redundancy of the codes", REDUNDANCY)
+    table = means_table(dossier, "Redundancy of the codes", REDUNDANCY)
     return Section("Decorrelation", ("redundancy",), ("max_latent_correlation", "latent_correlations"), (), (table,))
 
 
@@ -148,7 +148,7 @@ def transfer(dossier: Dossier) -> Section:
         for mode in TRANSFER_MODES
     }
     names |= {"transfer/raw_pixels_accuracy": "raw pixels", "transfer/pca_accuracy": "PCA scores"}
-    table = _means(dossier, "Accuracy, and the epoch of the lowest test loss", names)
+    table = means_table(dossier, "Accuracy, and the epoch of the lowest test loss", names)
     return Section(
         "Transfer with a handful of labels", ("labels", "modes"), ("transfer_accuracy", "transfer_curves"), (), (table,)
     )
@@ -156,7 +156,7 @@ def transfer(dossier: Dossier) -> Section:
 
 def cost(dossier: Dossier) -> Section:
     """What the trials took."""
-    return Section("Cost", tables=(_means(dossier, "Means and 95 % intervals over seeds", COST),))
+    return Section("Cost", tables=(means_table(dossier, "Means and 95 % intervals over seeds", COST),))
 
 
 def all_trials(dossier: Dossier) -> Section:
@@ -167,7 +167,7 @@ def all_trials(dossier: Dossier) -> Section:
             Cell(str(record.trial.number), record.trial.number),
             Cell(trial_name(record.trial, axes), link=about.run_address(record.run_id)),
             Cell(record.status if not record.reason else f"{record.status}: {record.reason}"),
-            *(_number(record.metrics.get(name)) for name in (*HEADLINES, "val/mse", "cost/train_seconds")),
+            *(number_cell(record.metrics.get(name)) for name in (*HEADLINES, "val/mse", "cost/train_seconds")),
         ]
         for record in dossier.records
     ]
@@ -175,7 +175,8 @@ def all_trials(dossier: Dossier) -> Section:
     return Section("Every trial", tables=(Table("", columns, rows),))
 
 
-def _means(dossier: Dossier, title: str, metrics: Mapping[str, str]) -> Table:
+def means_table(dossier: Dossier, title: str, metrics: Mapping[str, str]) -> Table:
+    """Means and intervals of some metrics by configuration, under the heads given; those that no trial has are left out."""
     summary = dossier.summary
     names = {name: head for name, head in metrics.items() if any(name in row.metrics for row in summary.rows)}
     rows = [
@@ -225,7 +226,8 @@ def _interval(name: str, value: Interval | None) -> Cell:
     return Cell(f"{value.mean:.4g} ± {value.half_width:.2g}" if is_known else f"{value.mean:.4g}", value.mean)
 
 
-def _number(value: float | None) -> Cell:
+def number_cell(value: float | None) -> Cell:
+    """A number, or a dash where there is none."""
     return Cell("-") if value is None else Cell(f"{value:.4g}", value)
 
 

@@ -11,10 +11,11 @@ import math
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness import executors, options
+from harness import costs, executors, options
 from harness.library import StudyFile, list_studies, load_study
 from harness.options import Request
 from harness.rules import UserError, one_line
@@ -54,12 +55,12 @@ def _list() -> int:
             print(f"{name:<{width}}  cannot be read: {one_line(str(error))}")
             continue
         size = f"{_grid_size(study)} trials" if study.sampler == "grid" else f"{study.trials} trials by {study.sampler}"
-        print(f"{name:<{width}}  {study.question} ({size})")
+        print(f"{name:<{width}}  {study.question} ({size}, {costs.estimate(study)})")
     return FINISHED
 
 
 def _grid_size(study: StudyConfig) -> int:
-    return study.seeds * math.prod(map(len, study.grid.values()))
+    return study.seeds * math.prod(map(len, study.grid.values())) * max(1, len(study.variants))
 
 
 def _dry_run(file: StudyFile, request: Request) -> int:
@@ -72,10 +73,12 @@ def _dry_run(file: StudyFile, request: Request) -> int:
     if study.sampler != "grid":
         trials = plan.first_round(study, file.search_space, request)
         more = f"; these are the first {len(trials)} of {study.trials}, the next ones depend on their results"
+        if study.max_parameters:
+            more += f", and none with more than {study.max_parameters} parameters, which depend on the images, is trained"
     if request.json:
         print(json.dumps([{"trial": trial.number, **trial.config.to_params()} for trial in trials], indent=2))
         return FINISHED
-    rows = [[str(trial.number), tables.trial_name(trial, tuple(study.grid)), str(trial.config.epochs)] for trial in trials]
+    rows = [[str(trial.number), tables.trial_name(trial, study.axes), str(trial.config.epochs)] for trial in trials]
     display.print_table(
         f"{study.name} on {study.base.dataset}: {len(trials)} trials, none run{more}",
         ["trial", "configuration", "epochs"],
@@ -112,7 +115,10 @@ def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
         checkpoints=private_path(tracker.uri, ".checkpoints", plan.identity),
         command=_command(words),
     )
+    started = time.monotonic()
     outcome = run_sweep(plan, means, tracker, shown)
+    if not outcome.kept and not request.smoke and outcome.summary.finished == outcome.summary.total:
+        costs.remember(plan.study, time.monotonic() - started)
     again = _command([*words, "--fresh"])
     if request.json:
         show_as_json(plan, outcome, tracker.uri, again)

@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
 
 from harness import models, tables
 from harness.about import TAG, About, Layout, facts_of
 from harness.checkpoints import forget_checkpoints
 from harness.config import Trial, TrialRecord
+from harness.confirmation import ConfirmedSearch, Search, is_confirmation
 from harness.display import Display
 from harness.executors import EXECUTORS
 from harness.groups import choose_workers
@@ -49,19 +50,6 @@ class SweepOutcome:
     kept: int
 
 
-class Search(Protocol):
-    """What to train next."""
-
-    study: Any
-    """Optuna's."""
-
-    def next_round(self) -> list[Trial]:
-        """All trials of the next round that has some to train; empty at the end."""
-
-    def tell(self, record: TrialRecord) -> None:
-        """Takes a result."""
-
-
 def run_sweep(plan: SweepPlan, means: Means, tracker: Tracker, display: Display) -> SweepOutcome:
     """Runs a sweep to its end, or goes on with it.
 
@@ -73,10 +61,10 @@ def run_sweep(plan: SweepPlan, means: Means, tracker: Tracker, display: Display)
         sweep = tracker.open_sweep(_info(plan), means.fresh, means.retry_failed)
         for note in sweep.notes:
             display.note(f"note: {note}")
-        records = {number: record for number, record in sweep.records.items() if number < plan.total}
+        records = {number: record for number, record in sweep.records.items() if number < plan.total or is_confirmation(number)}
         kept, search = len(records), open_search(plan, records)
         trials = search.next_round()
-        run = Run(plan, means, tracker, display, sweep, stop)
+        run = Run(plan, means, tracker, display, sweep, stop, is_hopeless=search.is_hopeless)
         if trials or not sweep.was_finished:
             tracker.resume_sweep(sweep)
             with _left_in_order(run):
@@ -94,7 +82,10 @@ def open_search(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> Search:
     directions = [METRICS[name].direction for name in plan.study.objectives]
     if plan.search_space is None or plan.study.sampler == "grid":
         return GridSearch(plan.study, directions, plan.trials, records)
-    return SamplerSearch(plan.study, directions, plan.search_space, plan.overrides, models.resolve, records)
+    asked = {number: record for number, record in records.items() if not is_confirmation(number)}
+    count = partial(models.parameters, plan.shape)
+    search = SamplerSearch(plan.study, directions, plan.search_space, plan.overrides, models.resolve, asked, count)
+    return ConfirmedSearch(search, plan.study, directions, records) if plan.study.confirm else search
 
 
 @contextmanager
@@ -112,24 +103,29 @@ def _left_in_order(run: Run) -> Iterator[None]:
 
 def _run_rounds(run: Run, search: Search, trials: list[Trial], records: dict[int, TrialRecord]) -> None:
     """Runs round after round, until there is nothing more to train."""
-    units = run.plan.total * (1 + EVALUATION_SHARE)
-    run.display.start(run.plan.title, units, len(records) * (1 + EVALUATION_SHARE), run.plan.total, list(records.values()))
+    total, each = run.plan.total + sum(map(is_confirmation, records)), 1 + EVALUATION_SHARE
+    run.display.start(run.plan.title, total * each, len(records) * each, total, list(records.values()))
     objective = run.plan.study.objectives[0]
     best = tables.best_trial(records.values(), objective)
     workers = choose_workers(run.means.workers, run.plan.placement.device)
     with EXECUTORS[run.means.executor](workers) as executor:
         while trials:
+            if more := sum(is_confirmation(trial.number) and trial.number not in records for trial in trials):
+                run.display.note(f"{more} trials more: the best ones again, from fresh seeds")
+                run.display.more(more * each, more)
             for record in run_round(run, executor, trials, records):
                 records[record.trial.number] = record
                 search.tell(record)
                 best = tables.best_trial(filter(None, (best, record)), objective)
                 run.display.trial_ended(trial_name(run.plan, record.trial), record, is_best=best is record)
             trials = search.next_round()
+    if search.ended_early:
+        run.display.note(f"note: {search.ended_early}")
 
 
 def _summarize(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> tables.Summary:
     ordered = [records[number] for number in sorted(records)]
-    return tables.summarize(ordered, tables.table_axes(tuple(plan.study.grid), ordered), plan.total)
+    return tables.summarize(ordered, tables.table_axes(plan.study.axes, ordered), plan.total)
 
 
 def _finish(run: Run, search: Search, records: Mapping[int, TrialRecord]) -> None:
@@ -153,8 +149,7 @@ def _finish(run: Run, search: Search, records: Mapping[int, TrialRecord]) -> Non
 
 def _about(run: Run) -> About:
     plan, sweep = run.plan, run.sweep
-    axes = tuple(plan.study.grid)
-    layout = Layout(axes, plan.study.objectives, plan.study.sampler, plan.total, run.means.command)
+    layout = Layout(plan.study.axes, plan.study.objectives, plan.study.sampler, plan.total, run.means.command)
     facts = facts_of(run.tracker.context | {"harness.dataset": plan.study.base.dataset, **_fingerprint(plan)})
     uri = without_password(run.tracker.uri)
     return About(plan.title, plan.study.question, plan.identity, sweep.run_id, sweep.experiment_id, uri, layout, facts)

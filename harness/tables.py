@@ -11,6 +11,7 @@ from typing import Any
 from pandas import DataFrame as DataFrame
 
 from harness.config import HEADLINES, Trial, TrialConfig, TrialRecord
+from harness.confirmation import is_confirmation
 from harness.measures import METRICS
 from harness.statistics import Interval, mean_interval
 
@@ -41,6 +42,7 @@ class Summary:
         finished: Trials.
         failed: Trials that ended without a result.
         total: Trials when all are done.
+        pruned: Trials that the search gave up.
     """
 
     axes: tuple[str, ...]
@@ -49,27 +51,30 @@ class Summary:
     finished: int
     failed: tuple[TrialRecord, ...]
     total: int
+    pruned: int = 0
 
 
 def summarize(records: Iterable[TrialRecord], axes: Sequence[str], total: int) -> Summary:
-    """Groups replicates and finds the best.
+    """Groups replicates and finds the best. A search's trial is no replicate of those that confirm it: it was chosen.
 
     Args:
         records: The ended trials, in any order.
         axes: The fields by which the table is grouped.
-        total: Trials when all are done.
+        total: Trials when all are done, without those that confirm others.
     """
     ordered = sorted(records, key=lambda record: record.trial.number)
     finished = [record for record in ordered if record.status == "finished"]
-    groups: dict[TrialConfig, list[TrialRecord]] = {}
+    groups: dict[tuple[TrialConfig, bool], list[TrialRecord]] = {}
     for record in finished:
-        groups.setdefault(record.trial.config.replicate_of, []).append(record)
+        groups.setdefault((record.trial.config.replicate_of, is_confirmation(record.trial.number)), []).append(record)
     rows = tuple(
         Row({axis: getattr(config, axis) for axis in axes}, tuple(members), _intervals(members))
-        for config, members in groups.items()
+        for (config, _), members in groups.items()
     )
     best = {name: found for name in HEADLINES if (found := best_trial(finished, name))}
-    return Summary(tuple(axes), rows, best, len(finished), tuple(each for each in ordered if each.status == "failed"), total)
+    failed, pruned = ([each for each in ordered if each.status == end] for end in ("failed", "pruned"))
+    total += sum(is_confirmation(record.trial.number) for record in ordered)
+    return Summary(tuple(axes), rows, best, len(finished), tuple(failed), total, len(pruned))
 
 
 def best_trial(records: Iterable[TrialRecord], metric: str) -> TrialRecord | None:
@@ -98,7 +103,7 @@ def trial_name(trial: Trial, axes: Sequence[str]) -> str:
     config = trial.config
     varied: dict[str, Any] = {name: getattr(config, name) for name in axes}
     if trial.proposal:
-        varied |= json.loads(trial.proposal)["params"]
+        varied |= json.loads(trial.proposal).get("params", {})
     more = [f"{name}={_short(value)}" for name, value in varied.items() if name not in ("architecture", "latent_size", "seed")]
     return " ".join([config.architecture, f"d={config.latent_size}", *more, f"seed={config.seed}"])
 
@@ -110,7 +115,12 @@ def _short(value: Any) -> str:
 def as_json(summary: Summary) -> dict[str, Any]:
     """The summary as JSON-like content; a number that is not defined is null."""
     return {
-        "trials": {"total": summary.total, "finished": summary.finished, "failed": len(summary.failed)},
+        "trials": {
+            "total": summary.total,
+            "finished": summary.finished,
+            "failed": len(summary.failed),
+            "pruned": summary.pruned,
+        },
         "rows": [
             {
                 **row.point,
@@ -130,8 +140,13 @@ def trials_frame(records: Iterable[TrialRecord]) -> DataFrame:
 
 
 def as_frame(rows: Iterable[dict[str, Any]]) -> DataFrame:
-    """Rows with the same columns as a table."""
-    return DataFrame(list(rows))
+    """Rows with the same columns as a table, without the metrics that only other studies measure."""
+    frame = DataFrame(list(rows))
+    return frame.drop(columns=[name for name in frame if _is_of_others(str(name)) and frame[name].isna().all()])
+
+
+def _is_of_others(name: str) -> bool:
+    return name in METRICS and bool(METRICS[name].group)
 
 
 def trial_row(record: TrialRecord) -> dict[str, Any]:

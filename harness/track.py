@@ -19,7 +19,7 @@ from harness.claims import HEARTBEAT_SECONDS, check_heartbeat, claim_sweep, hear
 from harness.config import EpochLog, Trial, TrialRecord, TrialResult
 from harness.journal import Header, Journal, Write
 from harness.outage import JournaledRuns, Patience, Writer
-from harness.reader import StoredRun, StoreReader, finite
+from harness.reader import ENDS, PRUNED_TAG, StoredRun, StoreReader, finite
 from harness.runs import MlflowRuns, explained, explains, find_experiment, open_client, register_best, source_tags, write_view
 from harness.store import absolute, ask_store, database_path, default_uri, without_password
 from harness.tracker import OpenSweep, Publication, Status, SweepInfo
@@ -133,9 +133,10 @@ class MlflowTracker:
         """Writes a trial's numbers and files and ends its run; the end comes last, so that no half is taken for a whole."""
         finals = [(name, value, result.config.epochs) for name, value in result.metrics.items() if name not in EPOCH_METRICS]
         curves = [(name, value, epoch) for name, values in result.curves.items() for epoch, value in enumerate(values, start=1)]
-        self._log_batch(run_id, finals + curves, {"harness.reason": result.reason[:LONGEST_TAG]} if result.reason else {})
+        tags = {"harness.reason": result.reason[:LONGEST_TAG]} if result.reason else {}
+        self._log_batch(run_id, finals + curves, tags | ({PRUNED_TAG: "true"} if result.status == "pruned" else {}))
         self._log_files(run_id, result.artifacts)
-        self._set_status(run_id, "FINISHED" if result.status == "finished" else "FAILED")
+        self._set_status(run_id, ENDS[result.status])
         self._beat()
         return TrialRecord(run_id, trial, result.status, finite(result.metrics), result.reason)
 
@@ -231,10 +232,10 @@ class MlflowTracker:
         return self._journaled.stored_id(run_id) if self._journaled else run_id
 
     def _reopen(self, parent: StoredRun, notes: tuple[str, ...], retry_failed: bool) -> OpenSweep:
-        kept = ("FINISHED",) if retry_failed else ("FINISHED", "FAILED")
+        kept = ("finished", "pruned") if retry_failed else ("finished", "pruned", "failed")
         runs = self._reader.children(parent)
-        records = {run.number: run.record for run in runs if run.status in kept}
-        attempts = self._clear_away(run for run in runs if run.status not in kept)
+        records = {run.number: run.record for run in runs if run.end in kept}
+        attempts = self._clear_away(run for run in runs if run.end not in kept)
         return OpenSweep(parent.run_id, parent.experiment_id, records, attempts, parent.status == "FINISHED", notes)
 
     def _clear_away(self, runs: Iterable[StoredRun]) -> dict[int, int]:

@@ -149,7 +149,7 @@ class NullTracker:
         if fresh or info.identity not in self.sweeps:
             self.sweeps[info.identity] = OpenSweep(self._new_run(), experiment_id="0")
         sweep = self.sweeps[info.identity]
-        kept = {number: each for number, each in sweep.records.items() if each.status == "finished" or not retry_failed}
+        kept = {number: each for number, each in sweep.records.items() if each.status != "failed" or not retry_failed}
         return replace(sweep, records=kept, was_finished=self.statuses[sweep.run_id] == "FINISHED")
 
     def resume_sweep(self, sweep: OpenSweep) -> None:

@@ -16,10 +16,14 @@ from torch.nn import functional
 
 from harness import models
 from harness.config import EpochLog, TrialConfig
+from harness.regularizers import Decorrelation, keep_prefix, prefix_lengths
 from harness.splits import Splits
 
 WARM_UP_SHARE, START_DIVISOR, END_DIVISOR = 0.3, 25.0, 1e4
 """The shape of the one-cycle schedule, as in ``torch.optim.lr_scheduler.OneCycleLR``."""
+
+SEGMENTS = 3
+"""Into so many segments a training is cut: enough to see it going on, few enough that the cutting costs nothing."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -33,7 +37,8 @@ class TrainState:
         weights: The module's state by name.
         moments: Adam's state by ``<name>.<parameter index>``.
         logs: Of all epochs so far.
-        failure: Why this member cannot go on; its first line is the reason, a traceback may follow.
+        failure: Why this member does not go on; its first line is the reason, a traceback may follow.
+        is_pruned: Whether that is because a search gave it up, and nothing is wrong with it.
     """
 
     epoch: int
@@ -41,11 +46,23 @@ class TrainState:
     moments: Arrays = field(default_factory=dict)
     logs: tuple[EpochLog, ...] = ()
     failure: str = ""
+    is_pruned: bool = False
 
     @property
     def seconds(self) -> float:
         """Time spent in training and validation so far."""
         return sum(log.seconds for log in self.logs)
+
+
+def segment_epochs(config: TrialConfig) -> int:
+    """Epochs of one of the ``SEGMENTS`` of a training; the last one may be shorter."""
+    return -(-config.epochs // SEGMENTS)
+
+
+def stage_losses(config: TrialConfig, logs: Sequence[EpochLog]) -> list[float]:
+    """The validation loss at the end of each segment that is over, but for the last: by ``config.STAGE_METRICS``."""
+    ends = range(segment_epochs(config), config.epochs, segment_epochs(config))
+    return [logs[end - 1].val_mse for end in ends if end <= len(logs)]
 
 
 def initial_state(config: TrialConfig, shape: models.Shape) -> TrainState:
@@ -123,7 +140,7 @@ def train_member(config: TrialConfig, state: TrainState, epochs: int, splits: Sp
 
 
 def train_epochs(
-    model: nn.Module, optimizer: torch.optim.Optimizer, config: TrialConfig, splits: Splits, epochs: range
+    model: models.Autoencoder, optimizer: torch.optim.Optimizer, config: TrialConfig, splits: Splits, epochs: range
 ) -> Iterator[EpochLog]:
     """Trains in place and yields a log after each epoch.
 
@@ -133,29 +150,41 @@ def train_epochs(
     images = splits.train.images
     batch_size = min(config.batch_size, len(images))
     steps = len(images) // batch_size
+    penalty = Decorrelation.of([config], images.device)
     for epoch in epochs:
         started = time.perf_counter()
         model.train()
         sums = torch.zeros(2, device=images.device)  # of the loss and of the squared error
         order = image_order(config.seed, epoch, len(images)).to(images.device)
+        lengths = prefix_lengths(config, epoch, len(images))
         for index in range(steps):
             rate = SCHEDULES[config.schedule]((epoch - 1) * steps + index, config.epochs * steps) * config.learning_rate
             _set_learning_rate(optimizer, rate)
-            batch = images[order[index * batch_size : (index + 1) * batch_size]]
-            sums += _step(model, optimizer, batch, config.loss)
+            part = slice(index * batch_size, (index + 1) * batch_size)
+            kept = None if lengths is None else lengths[part].to(images.device)
+            sums += _step(model, optimizer, images[order[part]], config.loss, penalty, kept)
         train_loss, train_mse = (sums / steps).tolist()
         val_mse = reconstruction_mse(model, splits.validation.images)
         yield EpochLog(epoch, train_loss, train_mse, val_mse, rate, time.perf_counter() - started)
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Tensor, loss_name: str) -> Tensor:
+def _step(
+    model: models.Autoencoder,
+    optimizer: torch.optim.Optimizer,
+    batch: Tensor,
+    loss_name: str,
+    penalty: Decorrelation | None,
+    lengths: Tensor | None,
+) -> Tensor:
     """Makes one step; gives loss and squared error, (2,)."""
     optimizer.zero_grad(set_to_none=True)
-    reconstructions = model(batch)
-    loss = LOSSES[loss_name](reconstructions, batch, reduction="mean")
+    codes = model.encoder(batch)
+    reconstructions = model.decoder(codes if lengths is None else keep_prefix(codes, lengths))
+    error = LOSSES[loss_name](reconstructions, batch, reduction="mean")
+    loss = error if penalty is None else error + penalty(codes).squeeze(0)
     loss.backward()
     optimizer.step()
-    squared = loss if loss_name == "mse" else functional.mse_loss(reconstructions, batch)
+    squared = error if loss_name == "mse" else functional.mse_loss(reconstructions, batch)
     return torch.stack((loss.detach(), squared.detach()))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from harness.config import EpochLog, TrialConfig
 from harness.models import Autoencoder
 from harness.optimizers import StackedAdam
+from harness.regularizers import Decorrelation, keep_prefix, prefix_lengths
 from harness.splits import Splits
 from harness.stacks import member_state, stack, stack_states
 from harness.train import (
@@ -42,7 +43,7 @@ def train_group_as_stack(
     trained one after the other, so that an error is its own member's.
 
     Args:
-        configs: One resolved configuration a member; they differ in seed, latent size and learning rate at most.
+        configs: One resolved configuration a member; they differ as those of one group of ``groups.partition`` may.
         states: One state a member.
         epochs: How many more epochs.
         splits: The images, on the device to train on.
@@ -116,23 +117,29 @@ def _train_epoch(net: Autoencoder, optimizer: StackedAdam, configs: Sequence[Tri
     """Trains an epoch in place; gives each member's mean loss and squared error over its steps, (K, 2)."""
     config, steps = configs[0], _steps(configs[0], images)
     net.train()
-    batches = _batches(configs, images, epoch)
+    batches, lengths = _batches(configs, images, epoch), _lengths(configs, images, epoch)
+    penalty = Decorrelation.of(configs, images.device)
     sums = torch.zeros(len(configs), 2, device=images.device)
     for step in range(steps):
         share = SCHEDULES[config.schedule]((epoch - 1) * steps + step, config.epochs * steps)
         optimizer.zero_grad()
-        sums += _backward(net, images.index_select(0, batches[step]), config.loss, len(configs))
+        batch, kept = images.index_select(0, batches[step]), None if lengths is None else lengths[step]
+        sums += _backward(net, batch, config.loss, len(configs), penalty, kept)
         optimizer.step(share)
     return sums / steps
 
 
-def _backward(net: nn.Module, batch: Tensor, loss_name: str, members: int) -> Tensor:
+def _backward(
+    net: Autoencoder, batch: Tensor, loss_name: str, members: int, penalty: Decorrelation | None, lengths: Tensor | None
+) -> Tensor:
     """Adds the gradients of every member's own loss; gives loss and squared error, (K, 2)."""
-    reconstructions = net(batch)
-    losses = LOSSES[loss_name](reconstructions, batch, reduction="none").view(members, -1).mean(dim=1)
+    codes = net.encoder(batch)
+    reconstructions = net.decoder(codes if lengths is None else keep_prefix(codes, lengths))
+    errors = LOSSES[loss_name](reconstructions, batch, reduction="none").view(members, -1).mean(dim=1)
+    losses = errors if penalty is None else errors + penalty(codes)
     losses.sum().backward()  # a member's weights are in its own loss only
     if loss_name == "mse":
-        return torch.stack((losses.detach(), losses.detach()), dim=1)
+        return torch.stack((losses.detach(), errors.detach()), dim=1)
     squared = LOSSES["mse"](reconstructions.detach(), batch, reduction="none").view(members, -1).mean(dim=1)
     return torch.stack((losses.detach(), squared), dim=1)
 
@@ -143,6 +150,15 @@ def _batches(configs: Sequence[TrialConfig], images: Tensor, epoch: int) -> Tens
     size = min(configs[0].batch_size, len(images))
     orders = torch.stack([image_order(config.seed, epoch, len(images))[: steps * size] for config in configs])
     return orders.view(len(configs), steps, size).transpose(0, 1).reshape(steps, -1).to(images.device)
+
+
+def _lengths(configs: Sequence[TrialConfig], images: Tensor, epoch: int) -> Tensor | None:
+    """From how many units each image of ``_batches`` is decoded, (steps, K * B); ``None`` where from all, as always."""
+    steps = _steps(configs[0], images)
+    size = min(configs[0].batch_size, len(images))
+    own = [prefix_lengths(config, epoch, len(images)) for config in configs]
+    kept = [lengths[: steps * size].view(steps, size) for lengths in own if lengths is not None]
+    return torch.cat(kept, dim=1).to(images.device) if kept else None
 
 
 def _steps(config: TrialConfig, images: Tensor) -> int:

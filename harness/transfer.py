@@ -120,6 +120,13 @@ def classify(task: TransferTask) -> TransferOutcome:
     )
 
 
+def train_classifier(task: TransferTask) -> nn.Sequential:
+    """The classifier, and the encoder under it, trained on the first draw; in evaluation mode."""
+    net = task.net(0)
+    _train(net, task.draws[0], task, task.seed)
+    return net.eval()
+
+
 @torch.no_grad()
 def calibrate_batch_norm(encoder: nn.Module, images: Tensor) -> None:
     """Sets the running statistics of an untrained encoder's batch norms to those of real images, in place.

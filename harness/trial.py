@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import torch
 
 from harness.artifacts import failure_artifacts, trial_artifacts
-from harness.config import EpochLog, Placement, TrialConfig, TrialResult
+from harness.config import STAGE_METRICS, EpochLog, Placement, TrialConfig, TrialResult
+from harness.evaluation import Evaluation, measure_transfers
 from harness.material import Material, gather
-from harness.measures import Evaluation, measure_all, measure_transfers
+from harness.measures import measure_all
 from harness.numerics import computing_on
-from harness.train import TrainState, describe_error, initial_state, train_group
+from harness.train import TrainState, describe_error, initial_state, stage_losses, train_group
 from harness.train_stack import train_group_as_stack
 
 LOG = logging.getLogger(__name__)
@@ -87,19 +88,28 @@ def _begin(config: TrialConfig, material: Material) -> TrainState:
         return TrainState(epoch=0, weights={}, failure=describe_error(error))
 
 
-def evaluate_group(configs: Sequence[TrialConfig], states: Sequence[TrainState], placement: Placement) -> list[TrialResult]:
-    """Measures every member of a trained group; one that failed in training, or fails here, is a failed result."""
+def evaluate_group(
+    configs: Sequence[TrialConfig], states: Sequence[TrainState], placement: Placement, measures: Sequence[str] = ()
+) -> list[TrialResult]:
+    """Measures every member of a trained group; one that failed in training, or fails here, is a failed result.
+
+    Args:
+        configs: The members, of one architecture, dataset, batch size and number of epochs.
+        states: One a member, after its last epoch.
+        placement: Where the images are and where to compute.
+        measures: The ``measures.GROUPS`` to measure as well.
+    """
     with computing_on(placement.device):
         material = gather(configs[0], placement)
         begun = [_load(config, state, material) for config, state in zip(configs, states, strict=True)]
         if placement.trainer != "plain":
             _transfer_together([each for each in begun if isinstance(each, Evaluation)], PRECISIONS[placement.precision])
-        return [each if isinstance(each, TrialResult) else _evaluate(each) for each in begun]
+        return [each if isinstance(each, TrialResult) else _evaluate(each, measures) for each in begun]
 
 
 def _load(config: TrialConfig, state: TrainState, material: Material) -> Evaluation | TrialResult:
     if state.failure:
-        return failed_result(config, state, state.failure)
+        return pruned_result(config, state) if state.is_pruned else failed_result(config, state, state.failure)
     try:
         return Evaluation(config, state, material)
     except Exception as error:  # whatever it is, it is this trial's result and not the sweep's end
@@ -114,9 +124,9 @@ def _transfer_together(evaluations: Sequence[Evaluation], dtype: torch.dtype) ->
         LOG.warning("transfer of %d trials cannot be measured as a stack (%s): one by one instead", len(evaluations), error)
 
 
-def _evaluate(evaluation: Evaluation) -> TrialResult:
+def _evaluate(evaluation: Evaluation, measures: Sequence[str]) -> TrialResult:
     try:
-        metrics = measure_all(evaluation)
+        metrics = measure_all(evaluation, measures)
         return TrialResult(evaluation.config, "finished", metrics, evaluation.curves, trial_artifacts(evaluation))
     except Exception as error:  # whatever it is, it is this trial's result and not the sweep's end
         return failed_result(evaluation.config, evaluation.state, describe_error(error))
@@ -126,6 +136,13 @@ def failed_result(config: TrialConfig, state: TrainState, failure: str) -> Trial
     """What is kept of a trial that failed: the reason, and the traceback, the configuration and the logs as files."""
     reason = failure.partition("\n")[0]
     return TrialResult(config, "failed", artifacts=failure_artifacts(config, state.logs, failure), reason=reason)
+
+
+def pruned_result(config: TrialConfig, state: TrainState) -> TrialResult:
+    """What is kept of a trial that the search gave up: its losses so far, its logs and its configuration."""
+    metrics = dict(zip(STAGE_METRICS, stage_losses(config, state.logs), strict=False))
+    files = {name: content for name, content in failure_artifacts(config, state.logs, "").items() if name != "failure.txt"}
+    return TrialResult(config, "pruned", metrics, artifacts=files, reason=state.failure)
 
 
 PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}

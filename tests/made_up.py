@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from harness.config import Trial, TrialConfig, TrialRecord
-from harness.measures import METRICS, TRANSFER_MODES
+from harness.evaluation import TRANSFER_MODES
+from harness.measures import METRICS
 from harness.models import resolve
 from harness.tables import Summary, summarize, table_axes
 from harness.transfer import CURVES
@@ -49,7 +50,7 @@ def _record(number: int, config: TrialConfig, noise: float) -> TrialRecord:
     )
     loss = FACTORS.get(config.architecture, 1.0) * math.exp(-3 + BEFORE * min(size, KNEE) + AFTER * max(0.0, size - KNEE))
     accuracy = 0.86 - 0.25 * math.exp(-size / 3)
-    metrics = dict.fromkeys(METRICS, 0.5)
+    metrics = {name: 0.5 for name, metric in METRICS.items() if not metric.group}
     metrics |= {
         "reconstruction_loss": loss * math.exp(noise * generator.normal()),
         "val/mse": loss,

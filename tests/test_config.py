@@ -27,7 +27,7 @@ NUMBERS = [name for name, rule in RULES.items() if rule.kind in (int, float)]
 
 def key_of(config: TrialConfig) -> str:
     """What a sweep's identity takes of a configuration."""
-    return fingerprint(dataclasses.asdict(config))
+    return fingerprint(config.to_key())
 
 
 def values_of(rule: Rule) -> st.SearchStrategy[Any]:
@@ -81,6 +81,21 @@ def test_a_configuration_cannot_be_changed() -> None:
 def test_fields_missing_from_the_text_keep_their_defaults_and_strange_ones_are_ignored() -> None:
     """Runs of an older or newer harness can still be read."""
     assert TrialConfig.from_params({"latent_size": "7", "colour": "red"}) == TrialConfig(latent_size=7)
+
+
+def test_a_field_that_came_later_is_in_no_key_that_was_there_before() -> None:
+    """As long as it has its default: sweeps of before there was such a field keep their names."""
+    key = TrialConfig().to_key()
+    assert not {"decorrelation", "decorrelation_kind", "prefix"} & key.keys()
+    assert key == {name: value for name, value in dataclasses.asdict(TrialConfig()).items() if name in key}
+    assert TrialConfig(prefix=True).to_key() == {**key, "prefix": True}
+
+
+def test_a_run_that_was_stored_before_there_was_a_field_is_read() -> None:
+    """With the default, which is what was trained then."""
+    later = {"decorrelation", "decorrelation_kind", "prefix"}
+    params = {name: text for name, text in TrialConfig(latent_size=7).to_params().items() if name not in later}
+    assert TrialConfig.from_params(params) == TrialConfig(latent_size=7)
 
 
 def test_the_key_is_the_same_in_every_process() -> None:
@@ -290,6 +305,28 @@ GRID = {"latent_size": (2, 5)}
         ({"sampler": "tpe"}, ["'tpe'", "trials=N"]),
         ({"sampler": "tpe", "trials": 3, "grid": GRID}, ["'tpe'", "search_space"]),
         ({"grid": 5}, ["grid", "5", "lists of values"]),
+        ({"variants": {"loss": "bce"}}, ["variants", "'bce'", "one for each"]),
+        ({"variants": ({},)}, ["grid is empty"]),
+        ({"variants": ({"loss": "mce"},)}, ["'mce'", "did you mean 'mse'"]),
+        ({"variants": ({"latent_sise": 2},)}, ["latent_sise", "did you mean 'latent_size'"]),
+        ({"variants": ({"seed": 2},)}, ["seed", "seeds=N"]),
+        ({"variants": ({"latent_size": 3},), "grid": GRID}, ["latent_size", "an axis of the grid as well"]),
+        ({"grid": GRID, "measures": "paths"}, ["measures", "'paths'", "list of groups"]),
+        ({"grid": GRID, "confirm": 1}, ["confirm", "for samplers"]),
+        ({"grid": GRID, "pruner": "median"}, ["pruner", "for samplers"]),
+        ({"grid": GRID, "max_parameters": 100}, ["max_parameters", "for samplers"]),
+        ({"sampler": "tpe", "trials": 3, "max_parameters": 0}, ["max_parameters is 0", "at least 1"]),
+        ({"sampler": "tpe", "trials": 3, "confirm": -1}, ["confirm is -1", "at least 0"]),
+        ({"sampler": "tpe", "trials": 3, "confirm_seeds": 0}, ["confirm_seeds is 0", "from 1 to 999"]),
+        ({"sampler": "tpe", "trials": 3, "variants": ({"loss": "bce"},)}, ["'tpe'", "search_space"]),
+        (
+            {"sampler": "tpe", "trials": 3, "pruner": "median", "objectives": ("val/mse", "transfer_accuracy")},
+            ["'median'", "'val/mse' alone"],
+        ),
+        (
+            {"sampler": "tpe", "trials": 3, "pruner": "median", "objectives": ("transfer_accuracy",)},
+            ["'median'", "'val/mse' alone"],
+        ),
         ({"grid": {"latent_size": ([2], [3])}}, ["latent_size is [2]"]),
         ({"grid": {"epochs": range(1, 10**30)}}, ["epochs", "allowed are 100000 values"]),
         ({"grid": GRID, "objectives": (3,)}, ["objectives", "(3,)"]),

@@ -45,9 +45,12 @@ def test_members_of_a_group_share_batch_size_and_epochs() -> None:
         TINY,
         replace(TINY, learning_rate=0.1),
         replace(TINY, latent_size=9),
+        replace(TINY, decorrelation=0.5),
+        replace(TINY, decorrelation=0.5, decorrelation_kind="barlow"),
+        replace(TINY, prefix=True),
     ]
     groups = partition([Trial(number, resolve(config)) for number, config in enumerate(configs)], 9)
-    assert [[trial.number for trial in members] for members in groups] == [[0], [1], [2, 3, 4]]
+    assert [[trial.number for trial in members] for members in groups] == [[0], [1], [2, 3, 4, 5], [6], [7]]
 
 
 def test_workers_are_as_many_as_asked_for_or_as_there_are_cores() -> None:

@@ -22,9 +22,10 @@ from torch import nn
 
 from harness import datasets, models
 from harness.artifacts import failure_artifacts, trial_artifacts
-from harness.config import HEADLINES, TrialConfig
+from harness.config import HEADLINES, STAGE_METRICS, TrialConfig
+from harness.evaluation import TRANSFER_MODES, Evaluation
 from harness.material import Material
-from harness.measures import METRICS, TRANSFER_MODES, Evaluation, measure_all
+from harness.measures import GROUPS, METRICS, PREFIX_SIZES, measure_all
 from harness.splits import label_draws
 from harness.train import TrainState, initial_state, train_member
 from harness.transfer import CURVES, LabelledInputs, TransferTask, calibrate_batch_norm, classify
@@ -53,14 +54,14 @@ def evaluation() -> Evaluation:
 
 @pytest.fixture(scope="module")
 def metrics(evaluation: Evaluation) -> dict[str, float]:
-    """Its finite metrics."""
-    return measure_all(evaluation)
+    """Its finite metrics, those of every group among them."""
+    return measure_all(evaluation, list(GROUPS))
 
 
 @pytest.fixture(scope="module")
 def again(evaluation: Evaluation) -> dict[str, float]:
     """The metrics of the same state, evaluated anew."""
-    return measure_all(Evaluation(CONFIG, evaluation.state, _material()))
+    return measure_all(Evaluation(CONFIG, evaluation.state, _material()), list(GROUPS))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,11 @@ def _rows(content: bytes) -> tuple[list[str], Floats]:
     return heading, np.array(rows, dtype=float)
 
 
-@pytest.mark.parametrize("name", METRICS)
+DEFINED = [name for name in METRICS if name not in (*STAGE_METRICS, *(f"prefix/mse_{size}" for size in PREFIX_SIZES if size > 3))]
+"""Of a trial with three latent units that is trained in one go."""
+
+
+@pytest.mark.parametrize("name", DEFINED)
 def test_every_metric_says_what_it_is(name: str, metrics: dict[str, float]) -> None:
     """A direction that is known and a unit of text; in this trial, where all are defined, a finite number."""
     metric = METRICS[name]
@@ -94,12 +99,75 @@ def test_every_metric_says_what_it_is(name: str, metrics: dict[str, float]) -> N
     assert math.isfinite(metrics[name])
 
 
-@pytest.mark.parametrize("name", [name for name in METRICS if not name.startswith("cost/")])
+@pytest.mark.parametrize("name", [name for name in DEFINED if not name.startswith("cost/")])
 def test_every_metric_is_the_same_when_it_is_measured_again(
     name: str, metrics: dict[str, float], again: dict[str, float]
 ) -> None:
     """Evaluation is a function of configuration, state and images; only a cost may be timed and differ."""
     assert again[name] == metrics[name]
+
+
+def test_what_is_in_a_group_is_measured_only_where_it_is_asked_for(
+    evaluation: Evaluation, metrics: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of a group is even computed without it, and the other numbers are the same with it."""
+
+    def refuse(*arguments: object) -> float:
+        raise AssertionError("not asked for")
+
+    grouped = {name: replace(metric, measure=refuse) for name, metric in METRICS.items() if metric.group}
+    monkeypatch.setattr("harness.measures.METRICS", METRICS | grouped)
+    plain = measure_all(evaluation)
+    assert plain == {name: value for name, value in metrics.items() if not METRICS[name].group and name in plain}
+    assert len(plain) == sum(not metric.group for metric in METRICS.values())
+    with pytest.raises(AssertionError, match="not asked for"):
+        measure_all(evaluation, ["paths"])
+
+
+def test_the_stages_of_a_training_are_its_validation_losses_after_each_third() -> None:
+    """After two and four of six epochs; a stage that was not reached, or is the end, is not defined."""
+    config = replace(CONFIG, epochs=6, transfer_epochs=1, draws=1)
+    state = _trained(config)
+    found = measure_all(Evaluation(config, state, _material()), ["pruning"])
+    assert [found[name] for name in STAGE_METRICS] == [state.logs[1].val_mse, state.logs[3].val_mse]
+    assert not set(STAGE_METRICS) & set(measure_all(Evaluation(CONFIG, _trained(CONFIG), _material()), ["pruning"]))
+
+
+def test_a_prefix_is_what_is_decoded_from_the_first_units(evaluation: Evaluation, metrics: dict[str, float]) -> None:
+    """By hand for two of three; of all units it is the reconstruction loss; of more than there are it is not defined."""
+    codes = evaluation.codes.clone()
+    codes[:, 2] = 0
+    with torch.no_grad():
+        expected = mean_squared_error(_pixels(evaluation.images), _pixels(evaluation.model.decoder(codes)))
+    assert metrics["prefix/mse_2"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["prefix/mse_3"] == pytest.approx(metrics["reconstruction_loss"], rel=1e-6)
+    assert "prefix/mse_5" not in metrics
+
+
+def test_paths_are_measured_between_many_pairs_by_one_judge(evaluation: Evaluation, metrics: dict[str, float]) -> None:
+    """Blended pixels against scikit-learn's nearest neighbours; the judge knows real digits better than midpoints."""
+    material = evaluation.material
+    pairs = np.array(material.path_pairs)
+    assert len(pairs) == len(evaluation.images) // 2
+    assert material.path_pairs[: len(material.pairs)] == material.pairs
+    pixels, training = _pixels(evaluation.images), _pixels(material.splits.train.images)
+    neighbours = NearestNeighbors(n_neighbors=1).fit(training)
+    blends = np.concatenate([a * pixels[pairs[:, 0]] + (1 - a) * pixels[pairs[:, 1]] for a in (0.25, 0.5, 0.75)])
+    distance, of_data = (np.mean(neighbours.kneighbors(each)[0] ** 2) for each in (blends, pixels[pairs.ravel()]))
+    assert metrics["interpolation/blend_distance"] == pytest.approx(distance / of_data, rel=1e-4)
+    assert metrics["interpolation/data_confidence"] > metrics["interpolation/blend_confidence"] > 0.1
+    with torch.no_grad():
+        decided = material.judge(material.splits.train.images).argmax(dim=1)
+    assert float((decided == material.splits.train.labels).double().mean()) > 0.95
+
+
+def test_a_rotation_changes_correlation_and_no_linear_probe(metrics: dict[str, float]) -> None:
+    """The largest correlation falls; the probe has the same accuracy on codes as they are and on whitened ones."""
+    assert metrics["latent/max_abs_corr_rotated"] < metrics["max_latent_correlation"]
+    assert metrics["transfer/linear_probe_accuracy"] == pytest.approx(
+        metrics["transfer/linear_probe_whitened_accuracy"], abs=0.01
+    )
+    assert metrics["transfer/labelled_images"] == CONFIG.labels
 
 
 @pytest.mark.parametrize("name", HEADLINES)
@@ -109,7 +177,7 @@ def test_the_headlines_are_metrics_with_a_direction(name: str, metrics: dict[str
     assert math.isfinite(metrics[name])
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", DEFINED)
 def test_shares_lie_between_zero_and_one(name: str, metrics: dict[str, float]) -> None:
     """Accuracies and absolute correlations are shares; nothing else but PSNR, R2 and entropies may be below zero."""
     if METRICS[name].unit in ("share", "abs(r)"):
@@ -250,7 +318,7 @@ def test_one_latent_unit_and_one_draw_leave_out_what_they_do_not_define() -> Non
     evaluation = Evaluation(config, _trained(config), _material())
     undefined = {"latent/mean_abs_corr", "latent/max_abs_corr_null95"}
     undefined |= {f"transfer/{mode}_accuracy_std" for mode in TRANSFER_MODES}
-    assert set(METRICS) - set(measure_all(evaluation)) == undefined
+    assert {name for name, metric in METRICS.items() if not metric.group} - set(measure_all(evaluation)) == undefined
     files = trial_artifacts(evaluation)
     assert _rows(files["latents/correlation.csv"])[1].tolist() == [[0, 1]]
     assert _arrays(files["latents/test_codes.npz"])["codes"].shape[1] == 1

@@ -73,6 +73,13 @@ def test_a_field_the_architecture_lacks_is_refused(architecture: str) -> None:
             config_of(architecture, **{name: values[name]})
 
 
+def test_a_kind_of_penalty_without_a_weight_makes_no_other_configuration() -> None:
+    """What trains alike is equal; with a weight the kinds are two."""
+    kinds = {config_of("base", decorrelation_kind=kind) for kind in ("decov", "barlow")}
+    assert len(kinds) == 1
+    assert len({config_of("base", decorrelation_kind=kind, decorrelation=0.1) for kind in ("decov", "barlow")}) == 2
+
+
 def test_an_unknown_architecture_is_named_with_the_nearest() -> None:
     """One line: the value, the allowed ones, the nearest match."""
     with pytest.raises(UserError, match=r"unknown architecture 'bse': allowed are .*did you mean 'base'\?"):

@@ -42,7 +42,7 @@ VALUES = {
     "--image-size": ("16", "fields", {"image_size": (16,)}),
     "--set": ("latent_size=2,10", "fields", {"latent_size": (2, 10)}),
 }
-FLAGS = {"--fresh": "fresh", "--dry-run": "dry_run", "--json": "json", "--list": "list_studies"}
+FLAGS = {"--fresh": "fresh", "--dry-run": "dry_run", "--json": "json", "--smoke": "smoke", "--list": "list_studies"}
 
 
 def help_text() -> str:

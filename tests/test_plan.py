@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,6 +117,50 @@ def test_combinations_that_come_to_the_same_are_trained_once() -> None:
     assert len({replace(trial.config, architecture="base") for trial in trials}) == 4
     assert len({trial.config for trial in trials}) == len(trials) == 8
     assert [trial.number for trial in trials] == list(range(8))
+
+
+def test_variants_are_trained_at_every_point() -> None:
+    """Each with what it says of its own, the first with the base's values; two that come to the same are one."""
+    variants: list[dict[str, Any]] = [{}, {"batch_norm": False}, {"loss": "bce", "width": 8}, {"batch_norm": True}]
+    study = StudyConfig(question="Which?", grid={"latent_size": (2, 5)}, variants=variants, seeds=2)
+    found = [
+        (each.seed, each.latent_size, each.batch_norm, each.loss, each.width) for each in (t.config for t in grid_trials(study))
+    ]
+    own = [(True, "mse", 16), (False, "mse", 16), (True, "bce", 8)]
+    assert found == [(seed, size, *variant) for seed in (0, 1) for size in (2, 5) for variant in own]
+    assert study.axes == ("latent_size", "batch_norm", "loss", "width")
+
+
+def test_a_grid_may_have_variants_alone() -> None:
+    """They are its points then."""
+    study = StudyConfig(question="Which?", variants=[{"latent_size": 2}, {"latent_size": 30, "prefix": True}], seeds=1)
+    assert [(trial.config.latent_size, trial.config.prefix) for trial in grid_trials(study)] == [(2, False), (30, True)]
+
+
+def test_the_default_sweep_has_the_name_that_it_had_before_there_were_variants_and_measures() -> None:
+    """So that a sweep that was begun with an earlier version goes on."""
+    assert make_plan(load_study("latent_sweep"), parse(["latent_sweep", "--device", "cpu"])).identity == "IDENTITY"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("seeds=2", 'seeds=2, measures=("paths",)'),
+        ("seeds=2", 'seeds=2, variants=({}, {"loss": "bce"})'),
+    ],
+)
+def test_what_a_grid_measures_and_its_variants_change_its_name(old: str, new: str) -> None:
+    """Trials of another sweep lack those numbers, or are numbered otherwise."""
+    assert old in GRID
+    assert plan_of(GRID.replace(old, new)).identity != plan_of(GRID).identity
+
+
+@pytest.mark.parametrize("limit", ["max_parameters=9000", 'pruner="median"'])
+def test_what_limits_a_search_changes_its_name(limit: str) -> None:
+    """It proposes other trials; how many of its best are confirmed does not."""
+    assert "trials=3" in SEARCH
+    assert plan_of(SEARCH.replace("trials=3", f"trials=3, {limit}")).identity != plan_of(SEARCH).identity
+    assert plan_of(SEARCH.replace("trials=3", "trials=3, confirm=2")).identity == plan_of(SEARCH).identity
 
 
 def test_a_search_has_no_trials_before_it_runs() -> None:

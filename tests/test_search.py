@@ -9,11 +9,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from harness.config import StudyConfig, Trial, TrialConfig, TrialRecord
+from harness.config import STAGE_METRICS, StudyConfig, Trial, TrialConfig, TrialRecord
 from harness.models import resolve
 from harness.plan import grid_trials
 from harness.rules import UserError
-from harness.search import SAMPLERS, GridSearch, SamplerSearch, check_sampler
+from harness.samplers import SAMPLERS, check_sampler, stage_values
+from harness.search import GridSearch, SamplerSearch
 from tests.support import TINY
 
 DIRECTIONS = {"val/mse": "down", "transfer_accuracy": "up"}
@@ -157,6 +158,121 @@ def test_a_record_that_no_longer_fits_the_proposals_is_refused() -> None:
     foreign = pretend(Trial(2, resolve(TINY)))
     with pytest.raises(UserError, match=r"trial 2 was recorded with another configuration.*--fresh"):
         open_search(study, {2: foreign}).next_round()
+
+
+def few_choices(trial: Any) -> TrialConfig:
+    """Twelve configurations in all, two of them the same one: base is three convolutions deep."""
+    return TrialConfig(
+        latent_size=trial.suggest_categorical("latent_size", [2, 5, 10]),
+        depth=trial.suggest_categorical("depth", [None, 3, 2, 4]),
+    )
+
+
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+def test_no_configuration_is_proposed_twice(sampler: str) -> None:
+    """However few there are; when there are no more the search ends, and says so."""
+    study = sampler_study(sampler, trials=30)
+    search = SamplerSearch(study, ["down"], few_choices, {}, resolve, {})
+    ended: dict[int, TrialRecord] = {}
+    list(run(search, ended))
+    configs = [record.trial.config for record in ended.values()]
+    assert len(set(configs)) == len(configs) == 9
+    assert sorted(ended) == list(range(9))
+    assert "9 of 30 trials" in search.ended_early
+
+
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+@pytest.mark.parametrize("cut", range(1, 6))
+def test_a_search_with_refused_proposals_resumes_with_the_same_ones(sampler: str, cut: int) -> None:
+    """Proposals that were trained already, or too large, are no part of what is stored, and change nothing afterwards."""
+    study = sampler_study(sampler, trials=30, max_parameters=100)
+
+    def open_few(ended: Mapping[int, TrialRecord]) -> SamplerSearch:
+        return SamplerSearch(study, ["down"], few_choices, {}, resolve, ended, lambda config: 100 + (config.latent_size == 2))
+
+    whole: dict[int, TrialRecord] = {}
+    list(run(open_few({}), whole))
+    assert {record.trial.config.latent_size for record in whole.values()} == {5, 10}
+    resumed = dict(sorted(whole.items())[:cut])
+    list(run(open_few(dict(resumed)), resumed))
+    assert {number: record.trial for number, record in resumed.items()} == {n: record.trial for n, record in whole.items()}
+
+
+def test_what_is_too_large_is_not_trained() -> None:
+    """Every trial is within the limit, and there are as many as without one; where sizes are not known none is refused."""
+    study = sampler_study("tpe", trials=12, max_parameters=20)
+    sizes: list[list[int]] = []
+    for count in (None, lambda config: config.latent_size):
+        ended: dict[int, TrialRecord] = {}
+        list(run(SamplerSearch(study, ["down"], search_space, {}, resolve, {}, count), ended))
+        sizes.append([record.trial.config.latent_size for record in ended.values()])
+    assert len(sizes[0]) == len(sizes[1]) == 12
+    assert max(sizes[1]) <= 20 < max(sizes[0])
+
+
+def with_stages(trial: Trial) -> TrialRecord:
+    """A record that has been through every stage, or was given up after the first where its code is larger than 30."""
+    loss = abs(trial.config.latent_size - 17) / 40
+    stages = {name: loss + extra for name, extra in zip(STAGE_METRICS, (0.2, 0.1), strict=True)}
+    if trial.config.latent_size > 30:
+        return TrialRecord(f"run-{trial.number}", trial, "pruned", {STAGE_METRICS[0]: stages[STAGE_METRICS[0]]})
+    return TrialRecord(f"run-{trial.number}", trial, "finished", {"val/mse": loss, **stages})
+
+
+def test_a_pruner_gives_up_what_is_worse_than_the_median_of_rounds_that_are_over() -> None:
+    """Not before there are five of them; and the trials under way in the same round make no difference."""
+    search = open_search(sampler_study("random", trials=12, pruner="median"), {})
+    for _ in range(2):
+        trials = search.next_round()
+        assert not any(search.is_hopeless(trial.number, [0.3]) for trial in trials)
+        for trial in trials:
+            search.tell(TrialRecord("", trial, "finished", {"val/mse": 0.1, STAGE_METRICS[0]: 0.3, STAGE_METRICS[1]: 0.2}))
+    first, second, third, _ = (trial.number for trial in search.next_round())
+    assert search.is_hopeless(first, [0.31])
+    assert not search.is_hopeless(second, [0.29])
+    assert search.is_hopeless(second, [0.29, 0.21])
+    assert not search.is_hopeless(third, [0.1, 0.19])
+
+
+def test_a_pruner_waits_for_enough_trials_to_compare_with() -> None:
+    """With four that are over the worst one goes on."""
+    search = open_search(sampler_study("random", trials=12, pruner="median"), {})
+    for trial in search.next_round():
+        search.tell(TrialRecord("", trial, "finished", {"val/mse": 0.1, STAGE_METRICS[0]: 0.3, STAGE_METRICS[1]: 0.2}))
+    assert not any(search.is_hopeless(trial.number, [9.0]) for trial in search.next_round())
+
+
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+@pytest.mark.parametrize("cut", [1, 5, 8, 10])
+def test_a_search_with_a_pruner_resumes_with_the_same_proposals_and_judgements(sampler: str, cut: int) -> None:
+    """Optuna holds the same trials, with the same states and stages, whether it was there all the time or was rebuilt."""
+    study = sampler_study(sampler, trials=16, pruner="median")
+
+    judged: dict[int, bool] = {}
+
+    def through(ended: dict[int, TrialRecord]) -> SamplerSearch:
+        search = open_search(study, dict(ended))
+        while trials := search.next_round():
+            for trial in trials:
+                is_hopeless = search.is_hopeless(trial.number, stage_values(with_stages(trial).metrics)[:1])
+                assert judged.setdefault(trial.number, is_hopeless) == is_hopeless
+                if trial.number not in ended:
+                    ended[trial.number] = with_stages(trial)
+                    search.tell(ended[trial.number])
+        return search
+
+    whole: dict[int, TrialRecord] = {}
+    first = through(whole)
+    resumed = dict(list(whole.items())[:cut])
+    second = through(resumed)
+    assert resumed == whole
+    assert {record.status for record in whole.values()} == {"finished", "pruned"}
+    held = [
+        [(trial.state, trial.values, trial.params, trial.intermediate_values) for trial in search.study.trials]
+        for search in (first, second)
+    ]
+    assert held[0] == held[1]
+    assert any(judged.values())
 
 
 def test_every_point_of_a_grid_is_a_trial_of_the_optuna_study() -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from harness import tables
-from harness.config import Placement, Trial, TrialConfig, TrialRecord
+from harness.config import STAGE_METRICS, Placement, Trial, TrialConfig, TrialRecord
 from harness.executors import EXECUTORS, InlineExecutor
 from harness.library import StudyFile
 from harness.models import resolve
@@ -41,6 +41,10 @@ class QuietDisplay:
     def start(self, title: str, units: float, done: float, total: int, ended: Sequence[TrialRecord]) -> None:
         """Keeps the amounts."""
         self.units, self.done = units, done
+
+    def more(self, units: float, trials: int) -> None:
+        """Adds to the amount."""
+        self.units += units
 
     def advance(self, units: float) -> None:
         """Adds."""
@@ -89,8 +93,16 @@ def test_a_grid_is_trained_whole_and_summed_up(plan: SweepPlan) -> None:
     assert tracker.metrics[parent]["transfer_accuracy"] == max(m["transfer_accuracy"] for m in numbers(outcome).values())
     frame = pd.read_csv(io.BytesIO(tracker.read_file(parent, "trials.csv")))
     assert sorted(frame["reconstruction_loss"]) == pytest.approx(sorted(losses))
-    pictures = [path for run_id, path in tracker.files if run_id == parent and path.startswith("figures/")]
-    assert len(pictures) == 5
+    files = {path for run_id, path in tracker.files if run_id == parent}
+    assert files >= {"report.html", "findings.json", "summary.json", "figures/interpolation.png"}
+    charts = {Path(path).stem for path in files if path.endswith(".svg")}
+    assert charts == {
+        *("reconstruction_loss", "max_latent_correlation", "latent_correlations"),
+        *("transfer_accuracy", "transfer_curves", "manifold_distance"),
+    }
+    assert files >= {f"figures/{name}.{kind}" for name in charts for kind in ("png", "csv")}
+    (publication,) = tracker.publications
+    assert publication.run_id == min(outcome.summary.best.values(), key=lambda each: each.metrics["val/mse"]).run_id
     for path in pictures:
         grey = Image.open(io.BytesIO(tracker.read_file(parent, path))).convert("L")
         assert len(grey.getcolors() or []) > 10
@@ -237,6 +249,90 @@ def test_a_search_runs_in_rounds_and_resumes(tmp_path: Path) -> None:
     assert resumed.kept == 2
     assert resumed.summary.finished == 6
     assert numbers(resumed) == numbers(whole)
+
+
+def searching_plan(tmp_path: Path, **changes: Any) -> SweepPlan:
+    """A search of twelve trials that differ in learning rate, from hopeless to good."""
+
+    def space(trial: Any) -> TrialConfig:
+        rate = trial.suggest_float("learning_rate", 1e-7, 1e-1, log=True)
+        return replace(TINY, architecture="linear", epochs=6, learning_rate=rate)
+
+    fields: dict[str, Any] = {"grid": {}, "sampler": "random", "trials": 12, "round_size": 6, **changes}
+    return make_plan(replace(make_study_file(tmp_path, **fields), search_space=space), Request(device="cpu"))
+
+
+@pytest.mark.parametrize("trainer", ["stacked", "plain"])
+def test_a_pruner_ends_hopeless_trials_early(tmp_path: Path, trainer: str) -> None:
+    """After a third or two of their epochs; the others have the numbers that they have without one."""
+    pruned_plan = searching_plan(tmp_path, pruner="median")
+    pruned_plan = replace(pruned_plan, placement=replace(pruned_plan.placement, trainer=trainer))
+    tracker = NullTracker()
+    outcome = run(pruned_plan, tracker=tracker)
+    records = {number: each for number, each in tracker.sweeps[pruned_plan.identity].records.items() if each.status == "pruned"}
+    assert outcome.summary.pruned == len(records) > 0
+    assert outcome.summary.finished == 12 - len(records)
+    assert min(records) >= 6
+    for record in records.values():
+        epochs = [log.epoch for log in tracker.epochs[record.run_id]]
+        assert epochs == list(range(1, len(epochs) + 1))
+        assert len(epochs) in (2, 4)
+        assert f"pruned after {len(epochs)} of 6 epochs" in record.reason
+        assert (record.run_id, "curves/training.csv") in tracker.files
+        assert tracker.epochs[record.run_id][1].val_mse == record.metrics[STAGE_METRICS[0]]
+    if trainer == "plain":  # in a stack the last bits depend on how many others there are
+        whole = numbers(run(replace(searching_plan(tmp_path), placement=pruned_plan.placement)))
+        for config, metrics in numbers(outcome).items():
+            assert {name: value for name, value in metrics.items() if name not in STAGE_METRICS} == whole[config]
+
+
+@pytest.mark.parametrize("cut", [1, 5, 7, 9, 11])
+def test_a_search_with_a_pruner_and_a_confirmation_resumes_with_the_same_numbers(tmp_path: Path, cut: int) -> None:
+    """Cut off after any number of trials it proposes, gives up and confirms what an uninterrupted one does."""
+    changes = {"sampler": "tpe", "pruner": "median", "confirm": 2, "confirm_seeds": 2}
+    plan = searching_plan(tmp_path, **changes)
+    undisturbed, tracker = NullTracker(), _InterruptedTracker(cut, KeyboardInterrupt)
+    whole = run(plan, tracker=undisturbed)
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, tracker=tracker)
+    resumed = run(plan, tracker=tracker)
+    assert numbers(resumed) == numbers(whole)
+    assert resumed.summary.total == whole.summary.total == 12 + 4
+    ends = [
+        {number: each.status for number, each in kept.sweeps[plan.identity].records.items()} for kept in (tracker, undisturbed)
+    ]
+    assert ends[0] == ends[1]
+    assert run(plan, tracker=tracker).was_finished
+
+
+def test_the_best_trials_of_a_search_come_again_from_fresh_seeds(tmp_path: Path) -> None:
+    """In rows of their own, with intervals; a longer search keeps those that it confirms again, and the bar shows them."""
+    tracker, display = NullTracker(), QuietDisplay()
+    plan = searching_plan(tmp_path, confirm=2, confirm_seeds=3)
+    outcome = run_sweep(plan, INLINE, tracker, display)
+    assert display.done == pytest.approx(display.units)
+    singles, again = ([row for row in outcome.summary.rows if len(row.trials) == count] for count in (1, 3))
+    assert (len(singles), len(again)) == (12, 2)
+    best = sorted(row.metrics["val/mse"].mean for row in singles)[:2]
+    confirmed = [next(s for s in singles if s.point["learning_rate"] == row.point["learning_rate"]) for row in again]
+    assert sorted(row.metrics["val/mse"].mean for row in confirmed) == best
+    assert all(record.trial.config.seed > 0 for row in again for record in row.trials)
+    longer = replace(plan, study=replace(plan.study, trials=14))
+    assert run(longer, tracker=tracker).kept == 12 + 6
+
+
+def test_a_search_whose_space_is_exhausted_says_so(tmp_path: Path) -> None:
+    """It ends with what there was, and the same command does nothing more."""
+    file = make_study_file(tmp_path, grid={}, sampler="random", trials=9, round_size=4)
+
+    def space(trial: Any) -> TrialConfig:
+        return replace(TINY, architecture="linear", latent_size=trial.suggest_int("latent_size", 1, 3))
+
+    plan, tracker, display = make_plan(replace(file, search_space=space), Request(device="cpu")), NullTracker(), QuietDisplay()
+    outcome = run_sweep(plan, INLINE, tracker, display)
+    assert sorted(config.latent_size for config in numbers(outcome)) == [1, 2, 3]
+    assert any("ended with 3 of 9 trials" in note for note in display.notes)
+    assert run(plan, tracker=tracker).was_finished
 
 
 def test_no_more_groups_are_under_way_than_the_executor_has_slots(plan: SweepPlan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from harness.config import EpochLog, Trial, TrialResult
+from harness.config import STAGE_METRICS, EpochLog, Trial, TrialResult
 from harness.models import resolve
 from harness.provenance import device_name
 from harness.rules import UserError
@@ -222,7 +222,7 @@ def test_the_best_model_is_registered_once_under_an_alias(client: MlflowClient) 
     for _ in range(2):
         assert tracker.publish(sweep, replace(PUBLICATION, run_id=run_id)) == ()
     version = client.get_model_version_by_alias("tiny-digits", "best")
-    assert (version.run_id, version.version, version.description) == (run_id, "1", "The best one")
+    assert (version.run_id, str(version.version), version.description) == (run_id, "1", "The best one")
     assert client.get_experiment(sweep.experiment_id).tags["mlflow.sharedViewState.0123"] == "{}"
     folder = Path(mlflow.artifacts.download_artifacts("models:/tiny-digits@best", tracking_uri=client.tracking_uri))
     assert (folder / "config.json").read_bytes() == b"{}"
@@ -246,7 +246,7 @@ def test_a_store_without_a_registry_is_no_reason_to_fail(client: MlflowClient, m
 def test_a_file_of_a_run_is_where_it_is_said_to_be(tmp_path: Path) -> None:
     """From this folder, where it lies below it."""
     tracker = MlflowTracker(None)
-    sweep, run_id = begin(tracker)
+    _, run_id = begin(tracker)
     tracker.finish_trial(run_id, Trial(0, CONFIG), RESULT)
     located = tracker.locate(run_id, "top.csv")
     assert not Path(located).is_absolute()
@@ -340,6 +340,19 @@ def test_a_sweep_that_another_command_runs_is_refused() -> None:
         pass
     with second.claim(INFO.identity):
         pass
+
+
+def test_a_trial_that_a_search_gave_up_is_kept_with_its_stages(tracker: Tracker) -> None:
+    """It has ended, and no command runs it again; one that was only cut off has not, though MLflow says KILLED of both."""
+    metrics = {STAGE_METRICS[0]: 0.1 + 0.2}
+    sweep, run_id = begin(tracker, 4)
+    tracker.finish_trial(run_id, Trial(4, CONFIG), TrialResult(CONFIG, "pruned", metrics, reason="pruned after 1 of 2 epochs"))
+    cut_off = tracker.start_trial(sweep, Trial(5, CONFIG), "trial 5", {})
+    tracker.stop_trials([cut_off], "interrupted")
+    for retry_failed in (False, True):
+        records = tracker.open_sweep(INFO, retry_failed=retry_failed).records
+        assert records.keys() == {4}
+        assert (records[4].status, records[4].metrics, records[4].reason) == ("pruned", metrics, "pruned after 1 of 2 epochs")
 
 
 def test_failed_trials_run_again_when_asked_for(tracker: Tracker) -> None:

@@ -13,8 +13,10 @@ import torch
 from harness import train
 from harness.config import Placement, TrialConfig
 from harness.floors import LinearFloors
+from harness.latents import mean_abs_correlation
 from harness.material import Material, gather
 from harness.models import ARCHITECTURES, resolve
+from harness.regularizers import keep_prefix
 from harness.train import SCHEDULES, TrainState, initial_state, load_model, reconstruction_mse, train_group, train_member
 from tests.support import TINY
 
@@ -155,6 +157,35 @@ def test_bce_trains_on_bce_and_reports_squared_error_as_well(placement: Placemen
     config, material, start = begin(TINY, placement)
     _, logs = train_member(config, start, 1, material.splits)
     assert logs[0].train_loss == logs[0].train_mse
+
+
+def test_the_penalty_is_in_the_training_loss_and_lowers_correlation(placement: Placement) -> None:
+    """The loss is squared error and penalty, the squared error is told as ever, and the codes end up less correlated."""
+    plain = replace(TINY, train_size=300, epochs=15, latent_size=8)
+    found = {}
+    for weight in (0.0, 0.3):
+        config, material, start = begin(replace(plain, decorrelation=weight, decorrelation_kind="barlow"), placement)
+        state, logs = train_member(config, start, config.epochs, material.splits)
+        assert (logs[-1].train_loss > logs[-1].train_mse) == (weight > 0)
+        codes = load_model(config, state, material.shape, "cpu").eval().encoder(material.splits.test.images).detach()
+        found[weight] = mean_abs_correlation(codes)
+    assert found[0.3] < 0.6 * found[0.0]
+
+
+def test_training_with_prefixes_puts_the_most_first(placement: Placement) -> None:
+    """The first units alone decode better than the first units of a training without prefixes, and each further one helps."""
+    plain = replace(TINY, architecture="linear", train_size=600, epochs=40, latent_size=6)
+    losses = {}
+    for prefix in (True, False):
+        config, material, start = begin(replace(plain, prefix=prefix), placement)
+        state, _ = train_member(config, start, config.epochs, material.splits)
+        model, images = load_model(config, state, material.shape, "cpu").eval(), material.splits.test.images
+        with torch.no_grad():
+            codes = model.encoder(images)
+            decoded = [model.decoder(keep_prefix(codes, units)) for units in range(1, 7)]
+        losses[prefix] = [float((each - images).square().mean()) for each in decoded]
+    assert losses[True] == sorted(losses[True], reverse=True)
+    assert all(nested < usual for nested, usual in zip(losses[True][:4], losses[False][:4], strict=True))
 
 
 def test_a_batch_larger_than_the_training_split_is_the_whole_split(placement: Placement) -> None:

@@ -110,6 +110,61 @@ def test_a_stack_trains_as_its_members_do_alone(architecture: str, loss: str, sc
 
 
 @stack_only
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prefix": True},
+        {"decorrelation_kind": "decov"},
+        {"decorrelation_kind": "barlow", "prefix": True, "loss": "bce"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_prefixes_and_penalties_are_those_of_the_members(
+    architecture: str, fields: dict[str, object], placement: Placement
+) -> None:
+    """The same curves and weights; each member has its own weight of the penalty, one has none."""
+    plain_norm = {"batch_norm": False} if "batch_norm" in ARCHITECTURES[architecture].defaults else {}
+    configs = group_of(architecture, **plain_norm, **fields)
+    if "decorrelation_kind" in fields:
+        configs = [
+            replace(config, decorrelation=weight, decorrelation_kind=fields["decorrelation_kind"])  # type: ignore[arg-type]
+            for config, weight in zip(configs, (0.5, 0.0, 0.01), strict=True)
+        ]
+    states, splits = begin(configs, placement)
+    plain, stacked = (trained(configs, states, 2, splits) for trained in (train_group, train_group_as_stack))
+    assert_close(stacked, plain)
+    for state, other in zip(stacked[0], plain[0], strict=True):
+        for name, array in state.weights.items():
+            np.testing.assert_allclose(array, other.weights[name], atol=2e-4, err_msg=name)
+
+
+@stack_only
+@pytest.mark.parametrize("architecture", ["base", "linear"])
+def test_prefixes_go_on_where_they_were_after_a_segment(architecture: str, placement: Placement) -> None:
+    """Bit for bit the training in one go, in both trainers."""
+    configs = group_of(architecture, epochs=3, prefix=True, decorrelation=0.1)
+    states, splits = begin(configs, placement)
+    for trained in (train_group, train_group_as_stack):
+        whole, _ = trained(configs, states, 3, splits)
+        half, _ = trained(configs, states, 1, splits)
+        for one, other in zip(whole, trained(configs, half, 2, splits)[0], strict=True):
+            assert_equal_bits(one, other)
+
+
+@stack_only
+def test_a_member_without_a_penalty_is_what_it_was_before_there_were_any(placement: Placement) -> None:
+    """Bit for bit, beside members that have one: nothing of theirs reaches it."""
+    configs = group_of("base")
+    states, splits = begin(configs, placement)
+    before, _ = train_group_as_stack(configs, states, 2, splits)
+    beside = [configs[0], replace(configs[1], decorrelation=0.3), replace(configs[2], decorrelation=0.3)]
+    after, _ = train_group_as_stack(beside, states, 2, splits)
+    assert_equal_bits(before[0], after[0])
+    assert not np.array_equal(before[1].weights["encoder.0.0.weight"], after[1].weights["encoder.0.0.weight"])
+
+
+@stack_only
 @pytest.mark.parametrize("fields", [{"activation": "relu"}, {"activation": "gelu", "kernel_size": 5}], ids=str)
 @pytest.mark.parametrize("architecture", [name for name, each in ARCHITECTURES.items() if "batch_norm" in each.defaults])
 def test_without_batch_norm_all_numbers_are_those_of_the_members(

@@ -1,0 +1,93 @@
+"""Do two codes of the same images say the same? Pure measures on pairs of latent codes, (N, d) and (N, e)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Codes = npt.NDArray[Any]
+Matrix = npt.NDArray[np.float64]
+Measure = Callable[[Codes, Codes], float]
+
+
+def linear_cka(first: Codes, second: Codes) -> float:
+    """Linear centred kernel alignment (Kornblith, Norouzi, Lee and Hinton 2019).
+
+    Returns:
+        From 0 to 1; 1 where one code is the other turned, mirrored, shifted and scaled as a whole. NaN where one is constant.
+    """
+    one, other = _centred(first), _centred(second)
+    lengths = np.linalg.norm(one.T @ one) * np.linalg.norm(other.T @ other)
+    return float(np.linalg.norm(other.T @ one) ** 2 / lengths) if lengths > 0 else float("nan")
+
+
+def best_match_correlation(first: Codes, second: Codes) -> float:
+    """The mean absolute correlation of units that are matched one to one, as well as can be (Li et al. 2016).
+
+    The matching is the best there is (Kuhn 1955). Where one code has more units, so many of them stay without a match.
+
+    Returns:
+        From 0 to 1; 1 where one code is the other with its units in another order, scaled and with signs changed.
+    """
+    from scipy.optimize import linear_sum_assignment  # a third of a second to import: only who needs it pays it
+
+    correlations = np.abs(_standard_scores(first).T @ _standard_scores(second))
+    rows, columns = linear_sum_assignment(correlations, maximize=True)
+    return float(correlations[rows, columns].mean())
+
+
+def by_chance(measure: Measure, first: Codes, second: Codes, seed: int = 0) -> float:
+    """What a measure gives where the two codes have nothing to do with each other: the second's images in another order."""
+    order = np.random.default_rng(seed).permutation(len(second))
+    return measure(first, second[order])
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """How far several codes of the same images agree.
+
+    Attributes:
+        matrix: Of every two of them, (K, K).
+        chance: What the measure gives where nothing is in common.
+    """
+
+    matrix: Matrix
+    chance: float
+
+    @property
+    def pairs(self) -> list[float]:
+        """Each pair of different codes once, row by row."""
+        return [float(value) for value in self.matrix[np.triu_indices(len(self.matrix), k=1)]]
+
+
+def agreement_of(codes: Sequence[Codes], measure: Measure) -> Agreement:
+    """Measures every two of several codes, and chance on the first and the last."""
+    return Agreement(agreement_matrix(codes, measure), by_chance(measure, codes[0], codes[-1]))
+
+
+def agreement_matrix(codes: Sequence[Codes], measure: Measure) -> Matrix:
+    """A symmetric measure for every pair of codes, (K, K)."""
+    matrix = np.empty((len(codes), len(codes)))
+    for row, one in enumerate(codes):
+        for column, other in enumerate(codes[: row + 1]):
+            matrix[row, column] = matrix[column, row] = measure(one, other)
+    return matrix
+
+
+def _centred(codes: Codes) -> Matrix:
+    exact = codes.astype(np.float64)
+    return np.asarray(exact - exact.mean(axis=0))
+
+
+def _standard_scores(codes: Codes) -> Matrix:
+    """Centred columns of length 1, or 0 where a unit never varies."""
+    centred = _centred(codes)
+    lengths = np.linalg.norm(centred, axis=0)
+    return np.asarray(centred / np.where(lengths > 0, lengths, np.inf))
+
+
+MEASURES: dict[str, Measure] = {"linear CKA": linear_cka, "best-match correlation": best_match_correlation}
