@@ -63,6 +63,11 @@ class Stored:
         with closing(sqlite3.connect(self.database)) as connection, connection:
             assert connection.execute(statement, values).rowcount > 0
 
+    def dump(self) -> list[str]:
+        """All that is in the store."""
+        with closing(sqlite3.connect(self.database)) as connection:
+            return list(connection.iterdump())
+
     def run_ids(self, sweep: str) -> dict[int, str]:
         """The runs of a sweep's trials, by number."""
         query = (
