@@ -246,7 +246,7 @@ def knee(x: Sequence[float], curves: Sequence[Sequence[float]] | Array) -> Knee 
     _, before, bend = np.linalg.lstsq(_design(sizes, at), mean, rcond=None)[0]
     if before >= 0 or bend <= 0:
         return None
-    return Knee(_bootstrapped(at, logs, places, bases, (sizes[0], sizes[-1])), float(before), float(before + bend))
+    return Knee(_bootstrapped(at, logs, places, bases, (float(sizes[0]), float(sizes[-1]))), float(before), float(before + bend))
 
 
 def _design(x: Array, at: float) -> Array:
