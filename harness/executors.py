@@ -12,51 +12,24 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from typing import Any, Self, cast
 
-from harness.rules import UserError
-from harness.workers import HUGE_PAGES, environment, how_it_ended, interrupts_held, start_method, start_worker, with_its_log
+from harness.groups import choose_workers
+from harness.processes import environment, how_it_ended, interrupts_held, start_method, start_worker, with_its_log
+from harness.ray_executor import RayExecutor
+from harness.workers import HUGE_PAGES, TUNABLES, Call, Executor, NoWorkerError, Wanted, WorkerDiedError
 
 STARTS = 3
 """How often a worker process is started for a task at the most."""
 
 
-class WorkerDiedError(Exception):
-    """A worker process ended while it had this task; says how it ended."""
-
-
-class NoWorkerError(UserError):
-    """No worker process can be started; says why. That is no task's fault."""
-
-
-class Executor(Protocol):
-    """What runs the segments of a sweep."""
-
-    slots: int
-    """How many groups it pays to have under way at a time."""
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Starts a picklable function and gives the future of its result.
-
-        The future can be cancelled as long as no worker has begun with it. It raises ``WorkerDiedError`` where the worker
-        died of it, or by another hand meanwhile; other tasks are not touched by that, and the worker is replaced. It raises
-        ``NoWorkerError`` where the system starts no process.
-        """
-
-    def __enter__(self) -> Self:
-        """Gives itself."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Ends the workers; at once where there was an error."""
-
-
 class InlineExecutor:
     """Runs each function in this process, at once: the plain twin of the others."""
 
-    slots = 1
+    workers = slots = 1
 
-    def __init__(self, workers: int) -> None:
-        """Takes the number of workers as the others do and needs none."""
+    def __init__(self, wanted: Wanted | None = None) -> None:
+        """Takes what is wanted as the others do and needs none of it."""
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Runs the function; the future is done when it returns."""
@@ -72,15 +45,6 @@ class InlineExecutor:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Has nothing to end."""
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A task that waits for a worker."""
-
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    future: Future[Any]
 
 
 @dataclass
@@ -99,16 +63,16 @@ class ProcessExecutor:
     """
 
     def __init__(self, workers: int) -> None:
-        self.slots = workers + 1  # one more than can run, so that no worker waits for the coordinator
+        self.workers, self.slots = workers, workers + 1  # one more than can run, so that no worker waits for the coordinator
         self._context: Any = get_context(start_method())
         self._lock = threading.RLock()  # results come on threads of the pools
         self._workers = [_Worker(number) for number in range(workers)]
-        self._idle, self._waiting = deque(self._workers), deque[_Call]()
+        self._idle, self._waiting = deque(self._workers), deque[Call]()
         self._is_over = False
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Queues the function for the next free worker, which is started here where there is none yet."""
-        call = _Call(function, arguments, Future())
+        call = Call(function, arguments, Future())
         with self._lock:
             self._waiting.append(call)
             self._serve()
@@ -122,10 +86,10 @@ class ProcessExecutor:
                 worker = self._idle.popleft()
                 self._submit_to(worker, call).add_done_callback(partial(self._take_result, worker, call))
 
-    def _submit_to(self, worker: _Worker, call: _Call) -> Future[Any]:
+    def _submit_to(self, worker: _Worker, call: Call) -> Future[Any]:
         """Hands a task to a worker; starts another process where the worker's has died without a task, or dies as it starts."""
         failed: Future[Any] = Future()
-        with interrupts_held(), environment("GLIBC_TUNABLES", HUGE_PAGES):
+        with interrupts_held(), environment(TUNABLES, HUGE_PAGES):
             for _ in range(STARTS):
                 try:
                     return _submit_to_pool(self._start(worker), call)
@@ -146,7 +110,7 @@ class ProcessExecutor:
             worker.pool = ProcessPoolExecutor(1, self._context, start_worker, (worker.number,))
         return worker.pool
 
-    def _take_result(self, worker: _Worker, call: _Call, done: Future[Any]) -> None:
+    def _take_result(self, worker: _Worker, call: Call, done: Future[Any]) -> None:
         """Passes a result on, after the worker has its next task; replaces a worker that died."""
         if done.cancelled():  # the executor is over, and nobody waits for it
             return
@@ -181,7 +145,7 @@ class ProcessExecutor:
             pool.shutdown(wait=error is None, cancel_futures=True)
 
 
-def _submit_to_pool(pool: ProcessPoolExecutor, call: _Call) -> Future[Any]:
+def _submit_to_pool(pool: ProcessPoolExecutor, call: Call) -> Future[Any]:
     """Submits a task, and leaves the writing end of the pipe for results to the worker alone.
 
     As long as another process has it open, who reads a result in the middle of which the worker was killed waits for ever.
@@ -193,4 +157,8 @@ def _submit_to_pool(pool: ProcessPoolExecutor, call: _Call) -> Future[Any]:
     return future
 
 
-EXECUTORS: dict[str, Callable[[int], Executor]] = {"inline": InlineExecutor, "processes": ProcessExecutor}
+EXECUTORS: dict[str, Callable[[Wanted], Executor]] = {
+    "inline": InlineExecutor,  # in this process
+    "processes": lambda wanted: ProcessExecutor(choose_workers(wanted.workers, wanted.device)),  # on this machine
+    "ray": lambda wanted: RayExecutor(wanted, choose_workers(wanted.workers, wanted.device)),  # on the nodes of a cluster
+}

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness import costs, options, workers
+from harness import costs, options, processes
 from harness.library import StudyFile, list_studies, load_study
 from harness.options import Request
 from harness.rules import UserError, one_line
@@ -89,8 +89,8 @@ def _dry_run(file: StudyFile, request: Request) -> int:
 
 
 def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
-    if request.executor != "inline":
-        workers.prepare(["harness.trial"])  # while this process loads the rest
+    if request.executor == "processes":
+        processes.prepare(["harness.trial"])  # while this process loads the rest
     from harness import display
     from harness.claims import private_path
     from harness.closing import show_as_json, show_outcome
@@ -98,11 +98,11 @@ def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
     from harness.outage import Patience
     from harness.plan import make_plan
     from harness.rounds import Means
-    from harness.store import check_store, default_uri
+    from harness.store import check_store, store_uri
     from harness.sweep import run_sweep
     from harness.track import MlflowTracker
 
-    check_store(request.tracking_uri or default_uri())  # before images are downloaded
+    check_store(store_uri(request.tracking_uri))  # before images are downloaded
     plan = make_plan(file, request)
     shown = display.open_display()
     started = time.monotonic()
@@ -111,6 +111,8 @@ def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
         means = Means(
             executor=request.executor,
             workers=request.workers,
+            cluster=request.ray_address,
+            resources=request.resources,
             group_size=request.group_size,
             fresh=request.fresh,
             retry_failed=request.retry_failed,

@@ -1,134 +1,87 @@
-"""Worker processes: how they start, what they are given on the way, and how they ended. Knows nothing of tasks."""
+"""What an executor is: who runs the functions, what is asked of him, and what may befall a worker."""
 
 from __future__ import annotations
 
-import gc
-import logging
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from multiprocessing import connection, get_all_start_methods, parent_process, resource_tracker
-from typing import Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from harness.rules import UserError
+
+WORKER = "HARNESS_WORKER"
+"""The variable that holds a worker's number, from 0: what runs in it may take the device of that number."""
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=2000000000"
 """Has a worker's memory in huge pages and kept once it is had, where the C library is glibc. A stack goes through tens of
 megabytes at every step; in pages of 4 kB, asked for anew each time, that costs up to a third of the step."""
 
-WORKER = "HARNESS_WORKER"
-"""The variable that holds a worker's number, from 0: what runs in it may take the device of that number."""
-
-EXIT_SECONDS = 10
-"""How long a worker that has broken off is waited for, to know how it ended."""
+TUNABLES = "GLIBC_TUNABLES"
+"""The variable that ``HUGE_PAGES`` is for."""
 
 
-def prepare(modules: Sequence[str]) -> None:
-    """Has the modules loaded once for all workers that start later, while the caller goes on.
+class WorkerDiedError(Exception):
+    """A worker process ended while it had this task; says how it ended."""
 
-    A process is started that loads them and does nothing else; workers are its forks, which start at once and share its
-    memory. Where the system has no such process each worker loads what it needs by itself.
+
+class NoWorkerError(UserError):
+    """No worker process can be started; says why. That is no task's fault."""
+
+
+class NodeLostError(WorkerDiedError):
+    """The machine of a worker went away while it had this task, of which the task is hardly the cause; says which."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a sweep asks of an executor.
+
+    Attributes:
+        workers: So many tasks at a time; 0 for as many as there is room for.
+        device: On which the tasks compute: ``"cpu"`` or ``"cuda"``.
+        address: Of the cluster, where there are several; empty for the executor's own.
+        resources: What a task takes of a cluster's node, by name: ``CPU``, ``GPU``, ``memory``, or a name of the cluster's.
+        set_up: Is called once in every worker that may be on another machine, before its first task.
     """
-    if start_method() != "forkserver":
-        return
-    from multiprocessing.forkserver import ensure_running, set_forkserver_preload
 
-    set_forkserver_preload(list(modules))
-    with interrupts_held(), environment("GLIBC_TUNABLES", HUGE_PAGES):
-        ensure_running()
-
-
-def start_method() -> str:
-    """How workers are started here."""
-    return "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+    workers: int = 0
+    device: str = "cpu"
+    address: str = ""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    set_up: Callable[[], None] | None = None
 
 
-@contextmanager
-def interrupts_held() -> Iterator[None]:
-    """Keeps Ctrl-C and SIGTERM from a process that starts now and leaves them to the coordinator, which gets them afterwards.
+class Executor(Protocol):
+    """What runs the segments of a sweep."""
 
-    A terminal and a batch queue send them to all processes at once.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # which lets both signals through again when it starts
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    @property
+    def workers(self) -> int:
+        """How many tasks it can run at a time just now."""
 
+    @property
+    def slots(self) -> int:
+        """How many groups it pays to have under way at a time."""
 
-@contextmanager
-def environment(name: str, value: str) -> Iterator[None]:
-    """Sets a variable, where it has no value yet, for the processes that start now."""
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        del os.environ[name]
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Starts a picklable function and gives the future of its result.
+
+        The future can be cancelled as long as no worker has begun with it. It raises ``WorkerDiedError`` where the worker
+        died of it, or by another hand meanwhile; other tasks are not touched by that, and the worker is replaced. It raises
+        ``NoWorkerError`` where the system starts no process.
+        """
+
+    def __enter__(self) -> Self:
+        """Gives itself."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Ends the workers; at once where there was an error."""
 
 
-def start_worker(number: int) -> None:
-    """Numbers the worker, leaves Ctrl-C and SIGTERM to the coordinator, and makes sure that no worker outlives it.
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A task that waits for a worker."""
 
-    What was loaded before it started is left out of garbage collection, which would write to memory that workers share.
-    """
-    gc.freeze()
-    os.environ[WORKER] = str(number)
-    for number_of_signal in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number_of_signal, signal.SIG_IGN)
-    parent = parent_process()
-    if parent is not None:
-        threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _leave_with(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)
-
-
-class _Kept(logging.Handler):
-    """Keeps what is logged."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.lines: list[tuple[str, int, str]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keeps a line."""
-        self.lines.append((record.name, record.levelno, record.getMessage()))
-
-
-def with_its_log(function: Callable[..., Any], *arguments: Any) -> tuple[Any, list[tuple[str, int, str]]]:
-    """In a worker: a function's result, and what it logged, which would spoil the progress display if it were written here."""
-    kept, root = _Kept(), logging.getLogger()
-    root.addHandler(kept)
-    try:
-        return function(*arguments), kept.lines
-    finally:
-        root.removeHandler(kept)
-
-
-def how_it_ended(processes: Sequence[Any]) -> str:
-    """In words: by which signal, or with which exit code."""
-    for process in processes:
-        process.join(EXIT_SECONDS)
-        code = process.exitcode
-        process.kill()  # where it is the pipe that broke: nobody else ends a worker, which takes no SIGTERM
-        if code is not None and code < 0:
-            return f"a worker process was killed by {_name_of(-code)}{' (out of memory?)' if -code == signal.SIGKILL else ''}"
-        if code is not None:
-            return f"a worker process ended with exit code {code}"
-    return "a worker process broke off in the middle of its task"
-
-
-def _name_of(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # most real-time signals have none
-        return f"signal {number}"
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    future: Future[Any]

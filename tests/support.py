@@ -16,11 +16,15 @@ import pytest
 from harness import tables
 from harness.about import About
 from harness.config import StudyConfig, TrialConfig, TrialRecord
+from harness.executors import EXECUTORS
 from harness.library import StudyFile
 from harness.pictures import ReadFile
 from harness.reporting import FINDINGS_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
+
+EXECUTOR_NAMES = [pytest.param(name, marks=pytest.mark.cluster) if name == "ray" else name for name in EXECUTORS]
+"""Of all executors; the one that is an extra is tried where extras are installed."""
 
 TINY = TrialConfig(train_size=64, epochs=2, transfer_epochs=2, draws=2, labels=20, latent_size=3)
 """A configuration that trains in a tenth of a second."""

@@ -19,26 +19,27 @@ from typing import Any
 
 import pytest
 
-from harness import executors, workers
-from harness.executors import EXECUTORS, NoWorkerError, ProcessExecutor, WorkerDiedError
-from harness.workers import HUGE_PAGES
-from tests.support import ROOT
+from harness import executors, processes
+from harness.executors import EXECUTORS, ProcessExecutor
+from harness.workers import HUGE_PAGES, WORKER, NoWorkerError, Wanted, WorkerDiedError
+from tests.support import EXECUTOR_NAMES, ROOT
 
 
 def _exit(process: int, code: int) -> None:
     os._exit(code)
 
 
-@pytest.mark.parametrize("name", list(EXECUTORS))
+@pytest.mark.parametrize("name", EXECUTOR_NAMES)
 def test_every_executor_gives_results_and_errors_through_futures(name: str) -> None:
     """A result comes back equal; an error comes back as itself, and the executor works on."""
-    with EXECUTORS[name](2) as executor:
+    with EXECUTORS[name](Wanted(2)) as executor:
         futures = [executor.submit(divmod, number, 3) for number in range(5)]
         assert [future.result(60) for future in futures] == [divmod(number, 3) for number in range(5)]
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError) as caught:
             executor.submit(divmod, 1, 0).result(60)
+        assert type(caught.value) is ZeroDivisionError
         assert executor.submit(int, "7").result(60) == 7
-        assert executor.slots >= 1
+        assert executor.slots >= executor.workers >= 1
 
 
 def test_processes_are_other_processes_and_stay() -> None:
@@ -83,7 +84,7 @@ def _is_loaded(module: str) -> bool:
 def test_what_is_prepared_is_loaded_once_for_all_workers() -> None:
     """Workers have the modules without loading them, and the process that asked has not loaded them at all."""
     before = dict(os.environ)
-    workers.prepare(["tabnanny", "a_module_that_is_not_there"])
+    processes.prepare(["tabnanny", "a_module_that_is_not_there"])
     assert dict(os.environ) == before
     with ProcessExecutor(2) as executor:
         loaded = [executor.submit(_is_loaded, "tabnanny").result(60) for _ in range(2)]
@@ -180,10 +181,10 @@ def _warn(words: str) -> int:
     return 3
 
 
-@pytest.mark.parametrize("name", list(EXECUTORS))
+@pytest.mark.parametrize("name", ["inline", "processes"])
 def test_what_a_task_logs_is_logged_here(name: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
     """Once, with its own name; no worker writes on the terminal beside the coordinator."""
-    with EXECUTORS[name](1) as executor:
+    with EXECUTORS[name](Wanted(1)) as executor:
         assert executor.submit(_warn, "words").result(60) == 3
     assert caplog.record_tuples == [("harness.some", logging.WARNING, "words of 2")]
     assert capfd.readouterr() == ("", "")
@@ -203,7 +204,7 @@ def _end_self(end: Callable[[int, int], None], number: int) -> None:
 
 
 def _number_and_process() -> tuple[str, int]:
-    return os.environ[workers.WORKER], os.getpid()
+    return os.environ[WORKER], os.getpid()
 
 
 def test_workers_do_not_outlive_a_killed_coordinator(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ from harness.plan import make_plan
 from harness.rounds import Means
 from harness.sweep import run_sweep
 from harness.track import MlflowTracker
-from harness.workers import prepare
+from harness.processes import prepare
 from tests.support import TINY, make_study_file, processes_of
 from tests.test_sweep import QuietDisplay
 

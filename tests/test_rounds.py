@@ -22,12 +22,12 @@ from harness.config import TrialConfig
 from harness.executors import NoWorkerError
 from harness.options import Request
 from harness.plan import SweepPlan, make_plan
+from harness.processes import prepare
 from harness.rounds import Means, Stopped
 from harness.rules import UserError
 from harness.sweep import SweepOutcome, run_sweep
 from harness.tracker import NullTracker
 from harness.trial import evaluate_group, run_segment
-from harness.workers import prepare
 from tests.support import TINY, make_study_file, quick_report
 from tests.test_sweep import QuietDisplay, numbers
 
