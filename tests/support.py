@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness import tables
-from harness.about import About
 from harness.config import StudyConfig, TrialConfig, TrialRecord
 from harness.executors import EXECUTORS
 from harness.library import StudyFile
-from harness.pictures import ReadFile
-from harness.reporting import FINDINGS_FILE
+
+if TYPE_CHECKING:  # workers load this module: the less it loads, the sooner they start
+    from harness.about import About
+    from harness.pictures import ReadFile
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,6 +67,9 @@ def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def quick_report(about: About, records: Sequence[TrialRecord], read_file: ReadFile, *more: Any, **named: Any) -> dict[str, bytes]:
     """In place of a sweep's report, which takes seconds: its tables, and of the same runs a file is read of each."""
+    from harness import tables
+    from harness.reporting import FINDINGS_FILE
+
     summary = tables.summarize(records, tables.table_axes(about.layout.axes, records), about.layout.total or len(records))
     read = [read_file(record.run_id, "model/config.json") for record in records]
     return {**tables.table_files(summary, records), FINDINGS_FILE: b"[]", "figures/one.txt": b"".join(read)}
