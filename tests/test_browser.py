@@ -31,7 +31,7 @@ SWEEP = (
     *("latent_sweep", "--set", "architecture=base,linear", "--set", "latent_size=2,3,5,8,10", "--seeds", "2", "--epochs", "2"),
     *("--set", "transfer_epochs=3", "--set", "train_size=128", "--set", "draws=2"),
 )
-START_SECONDS, SEEN_MILLISECONDS = 90, 30_000
+START_SECONDS, SEEN_MILLISECONDS = 90, 60_000
 
 
 @dataclass(frozen=True)
