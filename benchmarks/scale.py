@@ -161,6 +161,9 @@ class Stopwatch:
     def start(self, title: str, units: float, done: float, total: int, ended: Sequence[TrialRecord]) -> None:
         """Shows nothing."""
 
+    def more(self, units: float, trials: int) -> None:
+        """Shows nothing."""
+
     def advance(self, units: float) -> None:
         """Shows nothing."""
 

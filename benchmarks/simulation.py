@@ -263,6 +263,9 @@ class NoDisplay:
     def start(self, *arguments: Any) -> None:
         """Shows nothing."""
 
+    def more(self, units: float, trials: int) -> None:
+        """Shows nothing."""
+
     def advance(self, units: float) -> None:
         """Shows nothing."""
 

@@ -87,6 +87,11 @@ def check(file: StudyFile, request: Request) -> StudyConfig:
     check_sampler(study)
     if study.base.architecture not in models.ARCHITECTURES:
         raise unknown("architecture", study.base.architecture, models.ARCHITECTURES)
+    _check_measures(study)
+    return study
+
+
+def _check_measures(study: StudyConfig) -> None:
     for name in study.objectives:
         if name not in METRICS:
             raise unknown("objective", name, METRICS)
@@ -99,7 +104,6 @@ def check(file: StudyFile, request: Request) -> StudyConfig:
     for name in study.measures:
         if name not in GROUPS:
             raise unknown("measure", name, GROUPS)
-    return study
 
 
 def make_plan(file: StudyFile, request: Request) -> SweepPlan:

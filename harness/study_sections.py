@@ -58,7 +58,8 @@ def choices(dossier: Dossier) -> Section | None:
 
 
 def _cells(found: Contrast, scale: float) -> list[Cell]:
-    value = Interval(*(scale * each for each in (found.change.mean, found.change.low, found.change.high)), found.change.count)
+    change = found.change
+    value = Interval(scale * change.mean, scale * change.low, scale * change.high, change.count)
     text = wording.estimate(value, wording.decimal)
     return [Cell(text, value.mean), Cell(f"{found.test.corrected:.2g}", found.test.corrected)]
 
