@@ -177,6 +177,10 @@ class _Times:
         """The trials begin."""
         self.begun, self.left = time.time(), total
 
+    def more(self, units: float, trials: int) -> None:
+        """Waits for more."""
+        self.left += trials
+
     def trial_ended(self, name: str, record: object, is_best: bool) -> None:
         """A trial has ended."""
         self.left -= 1

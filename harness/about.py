@@ -41,7 +41,8 @@ class Layout:
     def from_tag(cls, text: str) -> Layout:
         """What ``to_tag`` wrote; the defaults where there is nothing."""
         content: dict[str, Any] = json.loads(text or "{}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()})
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class About:
     @property
     def view_address(self) -> str:
         """The saved view of the sweep's trials, with charts."""
-        return f"{self.ui}/#/experiments/{self.experiment_id}/runs?viewStateShareKey={self.identity}&compareRunsMode=CHART"
+        query = f"viewStateShareKey={self.identity}&compareRunsMode=CHART&workflowType=machine_learning"
+        return f"{self.ui}/#/experiments/{self.experiment_id}/runs?{query}"
 
     def compare_address(self, run_ids: Sequence[str]) -> str:
         """Runs side by side."""

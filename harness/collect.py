@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -127,13 +128,13 @@ class _Tree:
         self._reader, self._folder, self.fetched = reader, folder, 0
 
     def fetch(self, sweep: StoredSweep, run_id: str, number: str, place: str) -> list[IndexLine]:
-        """Fetches the files of a run that are not there; those of a sweep may change, and are fetched again."""
+        """Fetches the files of a run that are not there; of a sweep, which may be gone on with, those from before its end too."""
         files = self._reader.files(run_id)
         lines = []
         for artifact, size in files.sizes().items():
             path = f"{place}/{_checked(run_id, artifact)}"
             target = self._folder / path
-            if not number or not target.is_file() or target.stat().st_size != size:
+            if not _is_there(target, size, 0.0 if number else (sweep.parent.ended or math.inf) / 1000):
                 self.write(path, files.read(artifact))
                 self.fetched += 1
             lines.append(
@@ -152,6 +153,15 @@ class _Tree:
         except OSError as error:
             cause = error.strerror or str(error)
             raise UserError(f"{target} cannot be written: {cause}: mend that, then the same command goes on") from error
+
+
+def _is_there(target: Path, size: int, since: float) -> bool:
+    """Whether a file is there, which is whole then, and not from before a time."""
+    try:
+        found = target.stat()
+    except OSError:
+        return False
+    return found.st_size == size and found.st_mtime > since
 
 
 def _checked(run_id: str, artifact: str) -> str:

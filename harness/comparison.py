@@ -128,7 +128,7 @@ def compare(sweeps: Sequence[Sequence[TrialRecord]], metric: str, axes: Sequence
 
 def default_axes(sweeps: Sequence[Sequence[TrialRecord]]) -> tuple[str, ...]:
     """Architecture, latent size, and what else a sweep has varied, but for the seed and what an architecture has of its own."""
-    axes = FIRST_AXES
+    axes: tuple[str, ...] = FIRST_AXES
     while more := _varying_within(sweeps, axes):
         axes = (*axes, more[0])
     return axes

@@ -76,13 +76,7 @@ def check(file: StudyFile, request: Request) -> StudyConfig:
         UserError: at the first thing that is wrong.
     """
     study = options.apply(request, file.study)
-    if request.executor not in EXECUTORS:
-        raise unknown("executor", request.executor, EXECUTORS)
-    if request.executor == "ray":
-        check_cluster(request.ray_address, request.resources)
-    elif request.ray_address or request.resources:
-        name = "--ray-address" if request.ray_address else "--resources"
-        raise UserError(f"{name} is for --executor ray, and the executor is {request.executor!r}: leave it out, or add that")
+    _check_executor(request)
     datasets.check_name(study.base.dataset, study.base.image_size)
     check_sampler(study)
     if study.base.architecture not in models.ARCHITECTURES:
@@ -91,7 +85,18 @@ def check(file: StudyFile, request: Request) -> StudyConfig:
     return study
 
 
+def _check_executor(request: Request) -> None:
+    if request.executor not in EXECUTORS:
+        raise unknown("executor", request.executor, EXECUTORS)
+    if request.executor == "ray":
+        check_cluster(request.ray_address, request.resources)
+    elif request.ray_address or request.resources:
+        name = "--ray-address" if request.ray_address else "--resources"
+        raise UserError(f"{name} is for --executor ray, and the executor is {request.executor!r}: leave it out, or add that")
+
+
 def _check_measures(study: StudyConfig) -> None:
+    """The objectives and the groups of measures."""
     for name in study.objectives:
         if name not in METRICS:
             raise unknown("objective", name, METRICS)

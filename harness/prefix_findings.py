@@ -57,4 +57,4 @@ def prefix_gaps(nested: Line, separate: Line) -> dict[int, list[float]]:
 
 def _ratio(logs: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Interval:
     value = mean_interval(logs)
-    return Interval(math.exp(value.mean), math.exp(value.low), math.exp(value.high), value.count)
+    return value.mapped(math.exp)

@@ -124,7 +124,7 @@ def about(sweep: StoredSweep, label: str = "") -> str:
         "1 seed" if seeds == 1 else f"{seeds} seeds",
         *([f"{failed} failed"] if failed else []),
     ]
-    state = "" if sweep.parent.has_ended else f", sweep {sweep.parent.status.lower()}"
+    state = "" if sweep.parent.has_ended else ", not finished yet"
     start = f"{label}: " if label and label != sweep.identity else ""
     return f"{start}{sweep.title}, sweep {sweep.identity}: {', '.join(counts)}{state} (run {sweep.parent.run_id})"
 
@@ -162,11 +162,11 @@ def value_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def interval_text(value: Interval | None, write: str) -> str:
-    """A mean with half its interval, in a format."""
+def interval_text(value: Interval | None, write: str, sign: str = "") -> str:
+    """A mean, with a sign where it is a difference, and half its interval, in a format."""
     if value is None:
         return "-"
-    mean = format(value.mean, write)
+    mean = format(value.mean, sign + write)
     return mean if math.isnan(value.half_width) else f"{mean} ± {format(value.half_width, write)}"
 
 
@@ -181,7 +181,7 @@ def _difference_cells(entry: Entry, table: Table, write: str, point: Point) -> t
     if entry.difference is None:
         return ("baseline" if point == table.baseline else "-", "", "")
     return (
-        interval_text(entry.difference.difference, f"+{write}"),
+        interval_text(entry.difference.difference, write, "+"),
         p_text(entry.difference.corrected),
         finding(entry, table.metric),
     )

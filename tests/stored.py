@@ -34,7 +34,7 @@ class Stored:
 
     Attributes:
         uri: Of the store.
-        longer: Identity of the study ``tiny`` with an epoch more, its linear half, two seeds; older than the next.
+        longer: Identity of the study ``tiny`` with an epoch more: linear, one latent size, two seeds; older than the next.
         grid: Of ``tiny``: two architectures, two latent sizes, three seeds.
         grid_run: Its parent run.
         tuned: Of a search by TPE, ``tuned``, for two objectives.
@@ -63,6 +63,11 @@ class Stored:
         with closing(sqlite3.connect(self.database)) as connection, connection:
             assert connection.execute(statement, values).rowcount > 0
 
+    def dump(self) -> list[str]:
+        """All that is in the store."""
+        with closing(sqlite3.connect(self.database)) as connection:
+            return list(connection.iterdump())
+
     def run_ids(self, sweep: str) -> dict[int, str]:
         """The runs of a sweep's trials, by number."""
         query = (
@@ -90,7 +95,7 @@ def _run_all(folder: Path, uri: str) -> Stored:
 
 def _run_each(folder: Path, uri: str) -> Stored:
     base = replace(TINY, epochs=3)
-    longer, _ = run_stored(make_study_file(folder, grid={"latent_size": (2, 3)}, base=replace(base, architecture="linear")), uri)
+    longer, _ = run_stored(make_study_file(folder, grid={"latent_size": (2,)}, base=replace(base, architecture="linear")), uri)
     grid, grid_run = run_stored(make_study_file(folder, grid=GRID, base=TINY, seeds=3), uri)
     search = make_study_file(
         folder, name="tuned", grid={}, sampler="tpe", trials=4, round_size=2, objectives=("val/mse", "transfer_accuracy")

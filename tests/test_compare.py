@@ -102,9 +102,9 @@ def test_two_sweeps_are_shown_with_what_differs(stored: Stored, capsys: pytest.C
     """The second against the first; the epochs, the seeds and the architectures are other ones, the images are not."""
     out, _ = run([stored.longer, stored.grid, "--metric", LOSS], capsys)
     assert re.search(r"linear +2 +2/3 +[\d.]+ ± [\d.]+ +[\d.]+ ± [\d.]+ +[+-]", out)
-    assert re.search(r"epochs +3 +2$", out, re.MULTILINE)
-    assert re.search(r"architecture +linear +base, linear$", out, re.MULTILINE)
-    assert re.search(r"seed +0, 1 +0, 1, 2$", out, re.MULTILINE)
+    assert re.search(r"epochs +3 +2 *$", out, re.MULTILINE)
+    assert re.search(r"architecture +linear +base, linear *$", out, re.MULTILINE)
+    assert re.search(r"seed +0, 1 +0, 1, 2 *$", out, re.MULTILINE)
     assert "SHA-256" not in out
     assert "commit" not in out
 
@@ -162,7 +162,7 @@ def test_html_is_one_file_with_a_drawing_a_row(stored: Stored, tmp_path: Path, c
     page = Page()
     page.feed(path.read_text())
     assert page.tags.count("svg") == 3 * 4
-    assert page.tags.count("circle") == 3 * (2 + 4)
+    assert page.tags.count("circle") == 3 * (1 + 4)
     assert page.addresses == []
     assert "script" not in page.tags
     assert "prefers-color-scheme: dark" in path.read_text()
@@ -185,7 +185,7 @@ def test_sweeps_are_listed(stored: Stored, capsys: pytest.CaptureFixture[str]) -
         ("failing", "1"),
         ("tuned", "4"),
         ("tiny", "12"),
-        ("tiny", "4"),
+        ("tiny", "2"),
     ]
     out, _ = run(["--list"], capsys)
     assert re.search(rf"{stored.grid} +tiny +digits +12 +finished +\d{{4}}-\d\d-\d\d \d\d:\d\d +{stored.grid_run}", out)
@@ -281,7 +281,7 @@ def test_a_long_table_shows_the_best(stored: Stored, tmp_path: Path, capsys: pyt
     """On the terminal; the files have all."""
     copy = many_trials(stored, tmp_path, 400)
     out, _ = run(["tiny", "--group-by", "seed,latent_size", "--metric", LOSS, "--tracking-uri", copy.uri], capsys)
-    assert re.search(r"the best 40 of \d+, --csv has all", out)
+    assert re.search(r"the best 40 of 72, --csv has all", " ".join(out.split()))
     assert len(re.findall(r"^ *\d+ +[23] +1 ", out, re.MULTILINE)) in (40, 41)
 
 

@@ -22,7 +22,7 @@ from harness.retrain import find_recipe
 from harness.sweeps import find_sweep, find_trial
 from harness.verify import Compared, allowed, verify
 from tests.stored import COMMIT, Stored, one_line, run_stored
-from tests.support import TINY, make_study_file, stored_trials
+from tests.support import TINY, make_study_file
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +106,7 @@ def test_a_failed_trial_fails_again_in_the_same_way(stored: Stored, capsys: pyte
 def test_without_verify_the_numbers_are_shown(stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Then and now; the files are written where they are wanted, and the store is left as it was."""
     copy = stored.copied(tmp_path)
-    run_id, before = copy.run_ids(copy.grid)[1], stored_trials(copy.uri)
+    run_id, before = copy.run_ids(copy.grid)[1], copy.dump()
     out, _ = run([run_id, "--output", "again", "--tracking-uri", copy.uri], capsys)
     loss = find_trial(open_reader(stored.uri), run_id).metrics["reconstruction_loss"]
     assert out.count(f"{loss:.9g}") == 2
@@ -114,7 +114,7 @@ def test_without_verify_the_numbers_are_shown(stored: Stored, tmp_path: Path, ca
     files = open_reader(stored.uri).files(run_id)
     for path in ("model/model.safetensors", "latents/correlation.csv", "curves/transfer.csv"):
         assert (Path("again") / path).read_bytes() == files.read(path)
-    assert stored_trials(copy.uri) == before
+    assert copy.dump() == before
 
 
 def test_a_number_that_was_altered_is_found(stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -198,6 +198,14 @@ def test_the_interval_of_a_mean_covers_the_truth_as_often_as_it_says() -> None:
     assert np.mean([not mean_interval(row).excludes(2.0) for row in samples]) == pytest.approx(0.95, abs=0.015)
 
 
+def test_an_interval_that_is_cut_off_at_the_smallest_size_is_made_of_plain_numbers() -> None:
+    """So that it can be written as JSON."""
+    found = knee(SIZES, broken(4.0, 2, noise=0.5, seed=3))
+    assert found is not None
+    assert found.at.low == SIZES[0]
+    assert {type(end) for end in (found.at.mean, found.at.low, found.at.high)} == {float}
+
+
 def test_one_seed_gives_a_knee_without_an_interval() -> None:
     """Nothing is known of the spread."""
     found = knee(SIZES, broken(11.0, seeds=1, noise=0.01))
