@@ -187,9 +187,6 @@ class _Times:
         if not self.left:
             _say(json.dumps([self.begun, time.time()]))
 
-    def more(self, units: float, trials: int) -> None:
-        """Shows nothing."""
-
     def advance(self, units: float) -> None:
         """Shows nothing."""
 
