@@ -39,7 +39,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def time_sweep(words: Sequence[str]) -> tuple[float, int]:
     """Runs a study in a new folder with timed tasks; gives the wall time from start to end, and the number of workers."""
-    executors.EXECUTORS["timed"] = TimedExecutor
+    executors.EXECUTORS["timed"] = lambda wanted: TimedExecutor(choose_workers(wanted.workers, wanted.device))
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

@@ -161,6 +161,9 @@ class Stopwatch:
     def start(self, title: str, units: float, done: float, total: int, ended: Sequence[TrialRecord]) -> None:
         """Shows nothing."""
 
+    def more(self, units: float, trials: int) -> None:
+        """Shows nothing."""
+
     def advance(self, units: float) -> None:
         """Shows nothing."""
 
@@ -207,7 +210,9 @@ def made_up_segment(
     return Segment([TrainState(numbers[-1], {}) for _ in configs], [logs for _ in configs])
 
 
-def made_up_results(configs: Sequence[TrialConfig], states: Sequence[TrainState], placement: Placement) -> list[TrialResult]:
+def made_up_results(
+    configs: Sequence[TrialConfig], states: Sequence[TrainState], placement: Placement, measures: Sequence[str]
+) -> list[TrialResult]:
     """A result for each member, with every metric, every curve and every file, the files tiny."""
     return [_made_up_result(config) for config in configs]
 
@@ -224,11 +229,12 @@ def _made_up_files(names: Sequence[str], curve: Sequence[float]) -> dict[str, by
     rows = [["epoch", *names], *([str(epoch), *[str(value)] * len(names)] for epoch, value in enumerate(curve, start=1))]
     strips = io.BytesIO()
     np.savez_compressed(strips, strips=np.zeros((2, 5, 1, 8, 8), np.uint8), classes=np.array([[0, 1], [2, 3]]))
-    others = ("reconstructions.png", "interpolation/strips.png", "latents/correlation.png", "latents/correlation.csv")
+    others = ("reconstructions.png", "interpolation/strips.png", "latents/correlation.png")
     more = ("latents/test_codes.npz", "model/model.safetensors", "model/config.json")
     return {
         **dict.fromkeys((*others, *more), b"made up"),
         STRIPS_FILE: strips.getvalue(),
+        "latents/correlation.csv": b"unit,0\n0,1.0\n",
         "curves/training.csv": training_csv([]),
         "curves/transfer.csv": "\n".join(map(",".join, rows)).encode(),
     }

@@ -6,6 +6,7 @@ Run ``python -m harness.study latent_sweep`` first, then this script in the same
 import sys
 
 import torch
+from matplotlib import pyplot
 from mlflow.artifacts import download_artifacts
 from optuna.importance import get_param_importances
 from optuna.visualization.matplotlib import plot_slice
@@ -21,10 +22,10 @@ print(by_size.agg(["mean", "std", "count"]))
 
 study = compare.optuna_study(name, ["reconstruction_loss"])
 print("best:", study.best_trial.params, "of importance:", get_param_importances(study))
-axes = plot_slice(study, params=["latent_size"])
-axes.figure.savefig("slice.png")
+plot_slice(study, params=["latent_size"])
+pyplot.savefig("slice.png")
 
-best = frame.loc[frame["reconstruction_loss"].idxmin()]
+best = frame.sort_values("reconstruction_loss").iloc[0]
 model = load_autoencoder(download_artifacts(f"runs:/{best['run_id']}/model"))
 codes = torch.randn(4, int(best["latent_size"]))
 print("decoded:", tuple(model.decoder(codes).shape))

@@ -41,7 +41,8 @@ class Layout:
     def from_tag(cls, text: str) -> Layout:
         """What ``to_tag`` wrote; the defaults where there is nothing."""
         content: dict[str, Any] = json.loads(text or "{}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()})
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+        return cls(**values)
 
 
 @dataclass(frozen=True)

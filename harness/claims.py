@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from harness.rules import UserError
-from harness.store import ARTIFACT_FOLDER, database_path
+from harness.store import ARTIFACT_FOLDER, database_path, without_password
 
 HEARTBEAT_SECONDS = 60
 """So often a sweep says in a store of several machines that it is running, where it writes that often."""
@@ -32,7 +32,7 @@ def private_folder(uri: str, kind: str) -> Path:
 def private_name(uri: str, identity: str) -> str:
     """A name for what is kept of a sweep: sweeps of the same identity in two stores have two."""
     database = database_path(uri)
-    return f"{database.name if database else sha256(uri.encode()).hexdigest()[:16]}.{identity}"
+    return f"{database.name if database else sha256(without_password(uri).encode()).hexdigest()[:16]}.{identity}"
 
 
 def private_path(uri: str, kind: str, identity: str) -> Path:
@@ -44,7 +44,7 @@ def journal_folders(uri: str, identity: str) -> list[Path]:
     """Where the journal of a sweep may be: beside a SQLite file, or with the user's own files, which may be on another disk."""
     import platformdirs
 
-    place = str(database_path(uri) or uri)
+    place = str(database_path(uri) or without_password(uri))
     of_user = Path(platformdirs.user_state_dir("harness")) / "journals" / sha256(place.encode()).hexdigest()[:16] / identity
     return [private_path(uri, ".journal", identity), of_user] if database_path(uri) else [of_user]
 

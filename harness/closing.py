@@ -12,6 +12,7 @@ from harness.evidence import gather_evidence
 from harness.findings import FINDINGS, find, verdict
 from harness.measures import METRICS
 from harness.plan import SweepPlan
+from harness.store import without_password
 from harness.sweep import SweepOutcome
 
 LONGEST_TABLE = 40
@@ -40,7 +41,7 @@ def show_as_json(plan: SweepPlan, outcome: SweepOutcome, uri: str, again: str) -
         "study": plan.study.name,
         "dataset": plan.study.base.dataset,
         "sweep": plan.identity,
-        "tracking_uri": uri,
+        "tracking_uri": without_password(uri),
         "experiment_id": outcome.sweep.experiment_id,
         "run_id": outcome.sweep.run_id,
         "report": outcome.report,

@@ -103,6 +103,19 @@ def prepare(name: str, data_root: str) -> None:
     DATASETS[name.partition(":")[0]].fetch(Path(data_root))
 
 
+_GIVEN: dict[str, ImageSet] = {}
+
+
+def give(data: ImageSet) -> None:
+    """Keeps a dataset in this process, which then needs no files to have it."""
+    _GIVEN[data.fingerprint] = data
+
+
+def given(fingerprint: str) -> ImageSet | None:
+    """The dataset of a fingerprint, where this process was given it."""
+    return _GIVEN.get(fingerprint)
+
+
 @lru_cache(maxsize=2)
 def load(name: str, data_root: str, image_size: int | None = None) -> ImageSet:
     """Reads a whole dataset; the last two are remembered.

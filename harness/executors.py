@@ -15,47 +15,26 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import connection, get_all_start_methods, get_context, parent_process, resource_tracker
 from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from typing import Any, Self, cast
+
+from harness.groups import choose_workers
+from harness.ray_executor import RayExecutor
+from harness.workers import HUGE_PAGES, TUNABLES, WORKER, Call, Executor, Wanted, WorkerDiedError
 
 EXIT_SECONDS = 10
 """How long a worker that has broken off is waited for, to know how it ended."""
-
 
 STARTS = 3
 """How often a worker process is started for a task at the most."""
 
 
-class WorkerDiedError(Exception):
-    """A worker process ended while it had this task; says how it ended."""
-
-
-class Executor(Protocol):
-    """What runs the segments of a sweep."""
-
-    slots: int
-    """How many groups it pays to have under way at a time."""
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Starts a picklable function and gives the future of its result.
-
-        The future can be cancelled as long as no worker has begun with it. It raises ``WorkerDiedError`` where the worker
-        died of it, or by another hand meanwhile; other tasks are not touched by that, and the worker is replaced.
-        """
-
-    def __enter__(self) -> Self:
-        """Gives itself."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Ends the workers; at once where there was an error."""
-
-
 class InlineExecutor:
     """Runs each function in this process, at once: the plain twin of the others."""
 
-    slots = 1
+    workers = slots = 1
 
-    def __init__(self, workers: int) -> None:
-        """Takes the number of workers as the others do and needs none."""
+    def __init__(self, wanted: Wanted | None = None) -> None:
+        """Takes what is wanted as the others do and needs none of it."""
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Runs the function; the future is done when it returns."""
@@ -71,24 +50,6 @@ class InlineExecutor:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Has nothing to end."""
-
-
-HUGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=2000000000"
-"""Has a worker's memory in huge pages and kept once it is had, where the C library is glibc. A stack goes through tens of
-megabytes at every step; in pages of 4 kB, asked for anew each time, that costs up to a third of the step."""
-
-
-WORKER = "HARNESS_WORKER"
-"""The variable that holds a worker's number, from 0: what runs in it may take the device of that number."""
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A task that waits for a worker."""
-
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    future: Future[Any]
 
 
 @dataclass
@@ -107,16 +68,16 @@ class ProcessExecutor:
     """
 
     def __init__(self, workers: int) -> None:
-        self.slots = workers + 1  # one more than can run, so that no worker waits for the coordinator
+        self.workers, self.slots = workers, workers + 1  # one more than can run, so that no worker waits for the coordinator
         self._context: Any = get_context(_start_method())
         self._lock = threading.RLock()  # results come on threads of the pools
         self._workers = [_Worker(number) for number in range(workers)]
-        self._idle, self._waiting = deque(self._workers), deque[_Call]()
+        self._idle, self._waiting = deque(self._workers), deque[Call]()
         self._is_over = False
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Queues the function for the next free worker, which is started here where there is none yet."""
-        call = _Call(function, arguments, Future())
+        call = Call(function, arguments, Future())
         with self._lock:
             self._waiting.append(call)
             self._serve()
@@ -130,10 +91,10 @@ class ProcessExecutor:
                 worker = self._idle.popleft()
                 self._submit_to(worker, call).add_done_callback(partial(self._take_result, worker, call))
 
-    def _submit_to(self, worker: _Worker, call: _Call) -> Future[Any]:
+    def _submit_to(self, worker: _Worker, call: Call) -> Future[Any]:
         """Hands a task to a worker; starts another process where the worker's has died without a task, or dies as it starts."""
         failed: Future[Any] = Future()
-        with _interrupts_held(), _environment("GLIBC_TUNABLES", HUGE_PAGES):
+        with _interrupts_held(), _environment(TUNABLES, HUGE_PAGES):
             for _ in range(STARTS):
                 try:
                     return _submit_to_pool(self._start(worker), call)
@@ -149,7 +110,7 @@ class ProcessExecutor:
             worker.pool = ProcessPoolExecutor(1, self._context, _start_worker, (worker.number,))
         return worker.pool
 
-    def _take_result(self, worker: _Worker, call: _Call, done: Future[Any]) -> None:
+    def _take_result(self, worker: _Worker, call: Call, done: Future[Any]) -> None:
         """Passes a result on, after the worker has its next task; replaces a worker that died."""
         if done.cancelled():  # the executor is over, and nobody waits for it
             return
@@ -181,7 +142,7 @@ class ProcessExecutor:
             pool.shutdown(wait=error is None, cancel_futures=True)
 
 
-def _submit_to_pool(pool: ProcessPoolExecutor, call: _Call) -> Future[Any]:
+def _submit_to_pool(pool: ProcessPoolExecutor, call: Call) -> Future[Any]:
     """Submits a task, and leaves the writing end of the pipe for results to the worker alone.
 
     As long as another process has it open, who reads a result in the middle of which the worker was killed waits for ever.
@@ -219,7 +180,7 @@ def prepare(modules: Sequence[str]) -> None:
     from multiprocessing.forkserver import ensure_running, set_forkserver_preload
 
     set_forkserver_preload(list(modules))
-    with _interrupts_held(), _environment("GLIBC_TUNABLES", HUGE_PAGES):
+    with _interrupts_held(), _environment(TUNABLES, HUGE_PAGES):
         ensure_running()
 
 
@@ -276,4 +237,8 @@ def _leave_with(sentinel: int) -> None:
     os._exit(1)
 
 
-EXECUTORS: dict[str, Callable[[int], Executor]] = {"inline": InlineExecutor, "processes": ProcessExecutor}
+EXECUTORS: dict[str, Callable[[Wanted], Executor]] = {
+    "inline": InlineExecutor,  # in this process
+    "processes": lambda wanted: ProcessExecutor(choose_workers(wanted.workers, wanted.device)),  # on this machine
+    "ray": lambda wanted: RayExecutor(wanted, choose_workers(wanted.workers, wanted.device)),  # on the nodes of a cluster
+}

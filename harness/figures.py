@@ -111,7 +111,7 @@ class Chart:
 
     name: str
     title: str
-    panels: Sequence[LineFigure] | Sequence[HeatMap]
+    panels: Sequence[LineFigure | HeatMap]
     share_y: bool = True
 
 
@@ -123,7 +123,7 @@ def draw(chart: Chart) -> dict[str, bytes]:
     """
     import matplotlib as mpl
 
-    colors = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), TEXT_COLOR)
+    colors: Any = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), TEXT_COLOR)
     with mpl.rc_context({**colors, "svg.fonttype": "none", "svg.hashsalt": chart.name}):
         figure, axes = _new_figure(len(chart.panels), chart.share_y and not isinstance(chart.panels[0], HeatMap))
         for axis, panel in zip(axes, chart.panels, strict=True):
@@ -131,13 +131,14 @@ def draw(chart: Chart) -> dict[str, bytes]:
                 axis.set_title(panel.title, fontsize=10)
             if isinstance(panel, HeatMap):
                 image = _draw_heat(axis, panel)
-            else:
-                _draw_lines(axis, panel)
+                continue
+            _draw_lines(axis, panel)
+            if axis is axes[0]:
+                axis.set_ylabel(panel.y_label)
         figure.suptitle(chart.title, fontsize=12)
         if isinstance(chart.panels[0], HeatMap):
             figure.colorbar(image, ax=axes, shrink=0.8)
         else:
-            axes[0].set_ylabel(chart.panels[0].y_label)
             _add_legend(figure, axes)
         return {kind: _saved(figure, kind) for kind in ("png", "svg")}
 
@@ -169,9 +170,16 @@ def _draw_heat(axis: Axes, content: HeatMap) -> AxesImage:
     image = axis.imshow(content.matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
     axis.set_xlabel(content.label)
     axis.set_ylabel(content.label)
-    for side in (axis.xaxis, axis.yaxis):
-        side.get_major_locator().set_params(integer=True)
+    _whole_numbers(axis.xaxis)
+    _whole_numbers(axis.yaxis)
     return image
+
+
+def _whole_numbers(side: Axis) -> None:
+    """Ticks where epochs, latent sizes and units can be."""
+    from matplotlib.ticker import MaxNLocator
+
+    side.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 2.5, 5, 10], integer=True))
 
 
 def _draw_lines(axis: Axes, content: LineFigure) -> None:
@@ -189,7 +197,7 @@ def _draw_lines(axis: Axes, content: LineFigure) -> None:
             line.x, line.y, color=FLOOR_COLOR, linestyle=FLOOR_STYLES[index % len(FLOOR_STYLES)], linewidth=1.3, label=line.label
         )
     axis.set_xlabel(content.x_label)
-    axis.xaxis.get_major_locator().set_params(integer=True)  # epochs and latent sizes are whole
+    _whole_numbers(axis.xaxis)
     if content.log_x:
         axis.set_xscale("log")
         _mark_logarithmic(axis.xaxis)

@@ -10,7 +10,6 @@ from harness.evaluation import TRANSFER_MODES
 from harness.evidence import ALPHA, Claim, Evidence
 from harness.lines import Block, Line, axes_of, common, cut
 from harness.statistics import (
-    Interval,
     Paired,
     compare_paired,
     correct,
@@ -82,7 +81,7 @@ def _against_pixels(line: Line, block: Block) -> list[Claim]:
     found = compare_paired(block.at(size), pixels.at(size))
     gain = found.difference
     word = "more" if gain.mean >= 0 else "less"
-    ends = Interval(abs(gain.mean), *sorted((abs(gain.low), abs(gain.high))), gain.count)
+    ends = gain.mapped(abs)  # only shown where both ends are on one side of 0
     reached = f"{wording.accuracy(float(pixels.at(size).mean()))} on the raw pixels with the same labels"
     if found.p_value < ALPHA:
         text = (

@@ -116,10 +116,7 @@ def _rival(best: Line, other: Line, metric: str) -> Rival | None:
     own, others = cut(own, *axes_of(shared)), cut(others, *axes_of(shared))
     first, second = (np.log(block.values).mean(axis=1) for block in (own, others))
     test = compare_paired(first, second)
-    ratio = Interval(
-        *(math.exp(value) for value in (test.difference.mean, test.difference.low, test.difference.high)), len(first)
-    )
-    return Rival(other, ratio, test, tuple(first - second), own.run_ids + others.run_ids)
+    return Rival(other, test.difference.mapped(math.exp), test, tuple(first - second), own.run_ids + others.run_ids)
 
 
 def find_architecture(evidence: Evidence) -> list[Claim]:
@@ -141,10 +138,8 @@ def find_architecture(evidence: Evidence) -> list[Claim]:
 
 
 def _against(best: Line, rival: Rival) -> str:
-    saved = Interval(1 - rival.ratio.mean, 1 - rival.ratio.high, 1 - rival.ratio.low, rival.ratio.count)
-    word, sign = ("lower", 1) if saved.mean >= 0 else ("higher", -1)
-    ends = sorted((sign * saved.low, sign * saved.high))
-    shown = wording.estimate(Interval(abs(saved.mean), *ends, saved.count), wording.percent)
+    word, sign = ("lower", 1) if rival.ratio.mean <= 1 else ("higher", -1)
+    shown = wording.estimate(rival.ratio.mapped(lambda ratio: sign * (1 - ratio)), wording.percent)
     tested = "" if math.isnan(rival.test.corrected) else f" ({wording.p_value(rival.test.corrected)})"
     return f"{shown} {word} than that of {rival.line.label}{tested}{_cost(best, rival.line)}"
 

@@ -120,12 +120,15 @@ def gather(config: TrialConfig, placement: Placement) -> Material:
     Raises:
         UserError: if the data are not as they should be.
     """
-    return _gather(config.dataset, config.image_size, config.split_seed, config.train_size, placement)
+    index = torch.cuda.current_device() if placement.device != "cpu" else 0  # a worker may be sent from one GPU to another
+    return _gather(config.dataset, config.image_size, config.split_seed, config.train_size, placement, index)
 
 
 @lru_cache(maxsize=2)
-def _gather(dataset: str, image_size: int | None, split_seed: int, train_size: int | None, placement: Placement) -> Material:
-    data = datasets.load(dataset, placement.data_root, image_size)
+def _gather(
+    dataset: str, image_size: int | None, split_seed: int, train_size: int | None, placement: Placement, device_index: int
+) -> Material:
+    data = datasets.given(placement.data_fingerprint) or datasets.load(dataset, placement.data_root, image_size)
     if placement.data_fingerprint not in ("", data.fingerprint):
         raise UserError(f"dataset {dataset!r} has changed since the sweep was planned: run the command again for a new sweep")
     return Material(data, split_seed, train_size, placement.device)

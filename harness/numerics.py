@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from harness.executors import WORKER
+from harness.workers import WORKER
 
 _BACKENDS: Any = torch.backends  # torch's own types lack what is set below
 _DETERMINISTIC: Any = torch.utils.deterministic

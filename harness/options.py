@@ -49,6 +49,8 @@ class Request:
         trainer: One of ``TRAINERS``.
         precision: One of ``PRECISIONS``.
         executor: Name of an executor.
+        ray_address: Of the Ray cluster; empty for one of the command's own.
+        resources: What a task takes of a node of the cluster, by name.
         tracking_uri: Of MLflow, where given.
         fresh: Start another sweep even where there is one to resume.
         retry_failed: Run failed trials again.
@@ -72,6 +74,8 @@ class Request:
     trainer: str = "stacked"
     precision: str = "auto"
     executor: str = "processes"
+    ray_address: str = ""
+    resources: dict[str, float] = field(default_factory=dict)
     tracking_uri: str | None = None
     fresh: bool = False
     retry_failed: bool = False
@@ -137,6 +141,8 @@ def parse(words: Sequence[str]) -> Request:
         trainer=_one_of("--trainer", options.trainer, TRAINERS),
         precision=_one_of("--precision", options.precision, PRECISIONS),
         executor=options.executor,
+        ray_address=options.ray_address or "",
+        resources=_resources(options.resources),
         tracking_uri=options.tracking_uri,
         fresh=options.fresh,
         retry_failed=options.retry_failed,
@@ -256,7 +262,19 @@ def _parser() -> Parser:
     where.add_argument(
         "--precision", default="auto", metavar="NAME", help="of products in training: float32 (default auto) or bfloat16"
     )
-    where.add_argument("--executor", default="processes", metavar="NAME", help="inline or processes (default)")
+    where.add_argument("--executor", default="processes", metavar="NAME", help="inline, processes (default) or ray")
+    where.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="with ray: auto (the cluster that this machine is in), HOST:PORT or ray://HOST:PORT (default: RAY_ADDRESS, else "
+        "a cluster of this machine alone)",
+    )
+    where.add_argument(
+        "--resources",
+        metavar="NAME=AMOUNT[,...]",
+        help="with ray: what a task takes of a node: CPU (default 1), GPU (0.5 lets two tasks share one), memory, or a name of "
+        "the cluster's own",
+    )
     where.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db in this folder)"
     )
@@ -296,6 +314,19 @@ def _read_values(name: str, text: str) -> tuple[Any, ...]:
     if len(set(values)) < len(values):
         raise UserError(f"{name} names a value twice: {name}={text[:LONGEST_SHOWN]}")
     return values
+
+
+def _resources(text: str | None) -> dict[str, float]:
+    """Reads amounts by name."""
+    amounts: dict[str, float] = {}
+    for part in text.split(",") if text else ():
+        name, equals, amount = (word.strip() for word in part.partition("="))
+        if not name or not equals or name in amounts:
+            raise UserError(
+                f"--resources {shown(text)} is written NAME=AMOUNT,NAME=AMOUNT, each name once, such as CPU=2,GPU=0.5"
+            )
+        amounts[name] = Rule(float, low=0).parse(f"--resources {shown(name)}", amount)
+    return amounts
 
 
 def _whole(name: str, text: str | None, auto: bool = False) -> int | None:

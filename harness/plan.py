@@ -16,6 +16,7 @@ from harness.executors import EXECUTORS
 from harness.library import SearchSpace, StudyFile
 from harness.measures import GROUPS, METRICS
 from harness.options import Request
+from harness.ray_executor import check_cluster
 from harness.rules import UserError, unknown
 from harness.samplers import check_sampler
 from harness.search import SamplerSearch
@@ -75,12 +76,27 @@ def check(file: StudyFile, request: Request) -> StudyConfig:
         UserError: at the first thing that is wrong.
     """
     study = options.apply(request, file.study)
-    if request.executor not in EXECUTORS:
-        raise unknown("executor", request.executor, EXECUTORS)
+    _check_executor(request)
     datasets.check_name(study.base.dataset, study.base.image_size)
     check_sampler(study)
     if study.base.architecture not in models.ARCHITECTURES:
         raise unknown("architecture", study.base.architecture, models.ARCHITECTURES)
+    _check_measures(study)
+    return study
+
+
+def _check_executor(request: Request) -> None:
+    if request.executor not in EXECUTORS:
+        raise unknown("executor", request.executor, EXECUTORS)
+    if request.executor == "ray":
+        check_cluster(request.ray_address, request.resources)
+    elif request.ray_address or request.resources:
+        name = "--ray-address" if request.ray_address else "--resources"
+        raise UserError(f"{name} is for --executor ray, and the executor is {request.executor!r}: leave it out, or add that")
+
+
+def _check_measures(study: StudyConfig) -> None:
+    """The objectives and the groups of measures."""
     for name in study.objectives:
         if name not in METRICS:
             raise unknown("objective", name, METRICS)
@@ -93,7 +109,6 @@ def check(file: StudyFile, request: Request) -> StudyConfig:
     for name in study.measures:
         if name not in GROUPS:
             raise unknown("measure", name, GROUPS)
-    return study
 
 
 def make_plan(file: StudyFile, request: Request) -> SweepPlan:
@@ -105,7 +120,7 @@ def make_plan(file: StudyFile, request: Request) -> SweepPlan:
     study = check(file, request)
     trials = grid_trials(study)
     first_round(study, file.search_space, request)
-    device = choose_device(request.device)
+    device = worker_device(request) if request.executor == "ray" else choose_device(request.device)
     placement = Placement(
         data_root=datasets.data_root(request.data_root),
         device=device,
@@ -165,7 +180,7 @@ def first_round(study: StudyConfig, search_space: SearchSpace | None, request: R
 
 
 def choose_device(wanted: str) -> str:
-    """Turns ``auto`` into the device that there is.
+    """Turns ``auto`` into the device that there is here.
 
     Raises:
         UserError: if CUDA is wanted and there is none.
@@ -175,6 +190,13 @@ def choose_device(wanted: str) -> str:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("--device is 'cuda', and torch finds no CUDA device here: use --device cpu, or auto")
     return "cpu" if wanted == "cpu" or not torch.cuda.is_available() else "cuda"
+
+
+def worker_device(request: Request) -> str:
+    """Where the workers of a cluster compute, whatever this machine has: on a GPU where one is asked for."""
+    if request.device == "auto":
+        return "cuda" if request.resources.get("GPU") else "cpu"
+    return request.device
 
 
 def choose_precision(wanted: str, device: str, trainer: str) -> str:

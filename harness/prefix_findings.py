@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from harness import wording
@@ -55,4 +57,4 @@ def prefix_gaps(nested: Line, separate: Line) -> dict[int, list[float]]:
 
 def _ratio(logs: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Interval:
     value = mean_interval(logs)
-    return Interval(*(float(np.exp(each)) for each in (value.mean, value.low, value.high)), value.count)
+    return value.mapped(math.exp)

@@ -71,6 +71,14 @@ def versions() -> dict[str, str]:
     return found
 
 
+def program() -> dict[str, str]:
+    """What else than the records decides a number's bits: the harness's own files, by a digest, and the libraries' versions."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    own = sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+    found = versions()
+    return {"harness": f"{__version__} ({own})"} | {name: found.get(name, "") for name in ("torch", "numpy", "scikit-learn")}
+
+
 def _is_in_checkout() -> bool:
     """Whether git keeps this very file: an installation may lie in a folder of somebody else's checkout."""
     return bool(_git("ls-files", Path(__file__).name))

@@ -15,7 +15,7 @@ from urllib.request import url2pathname
 from harness.config import EndStatus, Trial, TrialConfig, TrialRecord
 from harness.rules import UserError
 from harness.runs import RunFiles, explains, is_refusal, no_garbage_collection, open_client
-from harness.store import HEALTH_TIMEOUT_SECONDS, database_path, default_uri, without_password
+from harness.store import HEALTH_TIMEOUT_SECONDS, database_path, store_uri, without_password
 
 if TYPE_CHECKING:
     from harness.runs import MlflowClient, Run
@@ -210,7 +210,7 @@ def open_reader(uri: str | None) -> StoreReader:
     Raises:
         UserError: if there is no such store, or it cannot be used; says which and why.
     """
-    uri = uri or default_uri()
+    uri = store_uri(uri)
     if (database := database_path(uri)) and not database.exists():
         raise UserError(f"there is no tracking store {uri}: go to the folder that has it, or name it with --tracking-uri")
     return StoreReader(uri, open_client(uri))

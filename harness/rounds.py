@@ -15,16 +15,19 @@ from harness import models, tables
 from harness.checkpoints import checkpoint_path, read_checkpoint, write_checkpoint
 from harness.config import Trial, TrialConfig, TrialRecord, TrialResult
 from harness.display import Display
-from harness.executors import Executor, WorkerDiedError
-from harness.groups import choose_group_size, choose_workers, evaluation_parts, group_name, least_parts, partition
+from harness.groups import choose_group_size, evaluation_parts, group_name, least_parts, partition
 from harness.plan import SweepPlan
 from harness.rules import UserError
 from harness.tracker import OpenSweep, Tracker
 from harness.train import TrainState, segment_epochs, stage_losses
 from harness.trial import Segment, evaluate_group, failed_result, run_segment
+from harness.workers import Executor, NodeLostError, WorkerDiedError
 
 EVALUATION_SHARE = 1.0
 """The work of an evaluation, in trainings: for the bar only."""
+
+MOST_LOSSES = 5
+"""So many lost machines are no fault of a task's; more of them count as deaths of its workers."""
 
 LOOK_SECONDS = 0.5
 """How often it is looked whether the sweep is to stop."""
@@ -36,7 +39,9 @@ class Means:
 
     Attributes:
         executor: Name of the executor.
-        workers: 0 for one a core, or one for a GPU.
+        workers: 0 for one a core, or one for a GPU; on a cluster for as many as there is room for.
+        cluster: Address of the cluster, where the executor has several.
+        resources: What a task takes of a node of the cluster, by name.
         group_size: Trials that train together; 0 for as many as pays.
         fresh: Start a new sweep even where there is one to resume.
         retry_failed: Run failed trials again.
@@ -47,6 +52,8 @@ class Means:
 
     executor: str = "processes"
     workers: int = 0
+    cluster: str = ""
+    resources: Mapping[str, float] = field(default_factory=dict)
     group_size: int = 0
     fresh: bool = False
     retry_failed: bool = False
@@ -110,6 +117,7 @@ class Task:
         states: Of these trials; ``None`` before the first segment.
         is_evaluation: Whether it is one, and not a segment.
         deaths: How often a worker has died of it.
+        losses: How often the machine that had it went away.
     """
 
     group: Group
@@ -117,6 +125,7 @@ class Task:
     states: list[TrainState] | None
     is_evaluation: bool
     deaths: int = 0
+    losses: int = 0
 
     @property
     def configs(self) -> list[TrialConfig]:
@@ -140,7 +149,7 @@ def run_round(run: Run, executor: Executor, trials: list[Trial], records: Mappin
     active: dict[Future[Any], Task] = {}
     while active or (waiting and not run.stop.is_set()):
         while waiting and len(active) < executor.slots and not run.stop.is_set():
-            active |= _submit(run, executor, _next_tasks(run, _begin(run, waiting.popleft(), records)))
+            active |= _submit(run, executor, _next_tasks(run, _begin(run, executor, waiting.popleft(), records)))
         if run.stop.is_set():
             active = {future: task for future, task in active.items() if not future.cancel()}
         done, _ = wait(active, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
@@ -149,7 +158,7 @@ def run_round(run: Run, executor: Executor, trials: list[Trial], records: Mappin
             try:
                 outcome = future.result()
             except WorkerDiedError as death:
-                tasks, failed = _after_death(run, task, str(death))
+                tasks, failed = _after_death(run, task, death)
                 active |= _submit(run, executor, tasks)
                 yield from _take_results(run, task, failed) if failed else ()
                 continue
@@ -180,7 +189,7 @@ def _work(plan: SweepPlan, members: Sequence[Trial]) -> int:
         return 0
 
 
-def _begin(run: Run, group: Group, records: Mapping[int, TrialRecord]) -> Group:
+def _begin(run: Run, executor: Executor, group: Group, records: Mapping[int, TrialRecord]) -> Group:
     """Starts the runs of a group and takes up what it had come to when it was cut off."""
     placement = run.plan.placement
     tags = {
@@ -188,7 +197,7 @@ def _begin(run: Run, group: Group, records: Mapping[int, TrialRecord]) -> Group:
         "harness.executor": run.means.executor,
         "harness.trainer": placement.trainer,
         "harness.precision": placement.precision,
-        "harness.workers": str(choose_workers(run.means.workers, placement.device)),
+        "harness.workers": str(executor.workers),
     }
     for trial in group.trials:
         if trial.number not in records:
@@ -268,14 +277,18 @@ def _take_results(run: Run, task: Task, results: Sequence[TrialResult]) -> Itera
         path.unlink(missing_ok=True)
 
 
-def _after_death(run: Run, task: Task, cause: str) -> tuple[list[Task], list[TrialResult]]:
+def _after_death(run: Run, task: Task, cause: WorkerDiedError) -> tuple[list[Task], list[TrialResult]]:
     """What becomes of a task whose worker died: what is to be done instead, and the results that there are already.
 
     It is tried again as it is; then in halves, each of which is halved when a worker dies of it, until the trial at fault is
     alone, and that one has failed. Its result is made here: whatever killed the workers may kill one that looks at it again.
+    A machine that goes away is not held against the task, unless it happens again and again.
     """
-    deaths, retries = task.deaths + 1, max(1, run.means.retries)
     what = f"{cause} in the {'evaluation' if task.is_evaluation else 'training'} of {_these(task.trials)}"
+    if isinstance(cause, NodeLostError) and task.losses < MOST_LOSSES:
+        run.display.note(f"{what}: again from the last segment, elsewhere")
+        return [replace(task, losses=task.losses + 1)], []
+    deaths, retries = task.deaths + 1, max(1, run.means.retries)
     if deaths < retries:
         run.display.note(f"{what}: again from the last segment")
         return [replace(task, deaths=deaths)], []
@@ -284,7 +297,7 @@ def _after_death(run: Run, task: Task, cause: str) -> tuple[list[Task], list[Tri
         return [replace(half, deaths=retries - 1) for half in _halves(task)], []
     run.display.note(f"{what}: it has failed")
     state = task.states[0] if task.states else TrainState(epoch=0, weights={})
-    return [], [failed_result(task.configs[0], state, f"{cause}, {deaths} times in a row" if deaths > 1 else cause)]
+    return [], [failed_result(task.configs[0], state, f"{cause}, {deaths} times in a row" if deaths > 1 else str(cause))]
 
 
 def _halves(task: Task) -> list[Task]:

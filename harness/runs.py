@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from harness.journal import Write
 from harness.rules import UserError
+from harness.server import PASSWORD, USERNAME
 from harness.store import (
     StoreError,
     TrashedError,
@@ -292,6 +293,8 @@ def explained(uri: str, error: Exception) -> UserError:
     if isinstance(error, UserError):
         return error
     cause = " ".join(str(error).replace(uri, without_password(uri)).split())[:200] or type(error).__name__
+    if refused := _login_fault(error):
+        return StoreError(without_password(uri), refused, f"set {USERNAME} and {PASSWORD}, or name another with --tracking-uri")
     away = StoreError(without_password(uri), cause)
     return UserError(str(away)) if is_refusal(error) or isinstance(error, MISTAKES) else away
 
@@ -299,6 +302,16 @@ def explained(uri: str, error: Exception) -> UserError:
 def is_refusal(error: Exception) -> bool:
     """Whether a store that is there says that it has no such thing, or does not take it."""
     return _code(error) in REFUSALS
+
+
+def _login_fault(error: Exception) -> str:
+    """What a server says of the login, where it is that which it does not like."""
+    name, status = os.environ.get(USERNAME), getattr(getattr(error, "response", None), "status_code", 0)
+    if _code(error) in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED") or status == 401:
+        return f"it does not take the login of {name!r}" if name else "it asks for a login"
+    if _code(error) == "PERMISSION_DENIED" or status == 403:
+        return f"{name!r} has no permission there" if name else "it gives no permission without a login"
+    return ""
 
 
 def _code(error: Exception) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -56,6 +56,11 @@ class Interval:
     def half_width(self) -> float:
         """Half the length of the interval; NaN for a single value."""
         return (self.high - self.low) / 2
+
+    def mapped(self, function: Callable[[float], float]) -> Interval:
+        """The same on another scale, by a function that only rises or only falls."""
+        low, high = sorted((function(self.low), function(self.high)))
+        return Interval(function(self.mean), low, high, self.count)
 
     def excludes(self, value: float) -> bool:
         """Whether the value is outside; never so where there is no interval."""

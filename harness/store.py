@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-import urllib.error
 import urllib.request
 from collections.abc import Callable
-from http.client import HTTPException
 from pathlib import Path
 from typing import TypeVar
 
 from harness.rules import UserError
+from harness.server import OLDEST_VERSION, is_server, take_login, too_old, why_away
 
 Client = TypeVar("Client")
 
@@ -50,6 +49,11 @@ def default_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
 
 
+def store_uri(named: str | None) -> str:
+    """The address that was named, else the default, as it is used from then on: with no login in it."""
+    return take_login(named or default_uri())
+
+
 def database_path(uri: str) -> Path | None:
     """The file of a SQLite store; nothing for any other store."""
     if not uri.startswith(SQLITE):
@@ -85,8 +89,9 @@ def check_store(uri: str) -> None:
     scheme = uri.partition(":")[0] if "://" in uri else ""
     if uri in ("sqlite://", f"{SQLITE}:memory:"):
         raise UserError(f"the tracking store {uri} is forgotten when the command ends: use --tracking-uri sqlite:///mlflow.db")
-    if scheme in ("http", "https"):
-        _check_server(uri)
+    if is_server(uri):
+        _check_server(uri, HEALTH_TIMEOUT_SECONDS)
+        _check_version(uri)
     elif (database := database_path(uri)) is not None:
         _check_database(uri, database)
     elif not scheme or scheme == "file":
@@ -96,22 +101,19 @@ def check_store(uri: str) -> None:
         )
 
 
-def _without_login(uri: str) -> str:
-    return re.sub(r"://.*@", "://", uri)
+def _check_server(uri: str, timeout: float) -> None:
+    if cause := why_away(uri, timeout):
+        step = "start it, or name another with --tracking-uri"
+        raise StoreError(without_password(uri), f"no MLflow server answers there ({cause})", step)
 
 
-def _check_server(uri: str, timeout: float = HEALTH_TIMEOUT_SECONDS) -> None:
-    try:
-        with urllib.request.urlopen(f"{_without_login(uri).rstrip('/')}/health", timeout=timeout):
-            return
-    except urllib.error.HTTPError as error:
-        cause = f"HTTP {error.code} {error.reason}"
-        if error.code in (401, 403):
-            return  # alive; what it asks for is MLflow's to give
-    except (OSError, ValueError, HTTPException) as error:
-        cause = " ".join(str(getattr(error, "reason", error)).split())
-    step = "start it, or name another with --tracking-uri"
-    raise StoreError(without_password(uri), f"no MLflow server answers there ({cause})", step)
+def _check_version(uri: str) -> None:
+    if version := too_old(uri, HEALTH_TIMEOUT_SECONDS):
+        oldest = ".".join(map(str, OLDEST_VERSION))
+        raise UserError(
+            f"the tracking store {without_password(uri)} is a server of MLflow {version}: allowed is {oldest} or later; "
+            "install that there and run 'mlflow db upgrade', or name another with --tracking-uri"
+        )
 
 
 def ask_store(uri: str) -> None:
@@ -122,7 +124,7 @@ def ask_store(uri: str) -> None:
     Raises:
         StoreError: if it does not; of a store that is neither a server nor a SQLite file nothing is known.
     """
-    if uri.startswith(("http://", "https://")):
+    if is_server(uri):
         _check_server(uri, ASK_TIMEOUT_SECONDS)
     elif database := database_path(uri):
         try:

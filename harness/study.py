@@ -89,7 +89,7 @@ def _dry_run(file: StudyFile, request: Request) -> int:
 
 
 def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
-    if request.executor != "inline":
+    if request.executor == "processes":
         executors.prepare(["harness.trial"])  # while this process loads the rest
     from harness import display
     from harness.claims import private_path
@@ -97,17 +97,19 @@ def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
     from harness.outage import Patience
     from harness.plan import make_plan
     from harness.rounds import Means
-    from harness.store import check_store, default_uri
+    from harness.store import check_store, store_uri
     from harness.sweep import run_sweep
     from harness.track import MlflowTracker
 
-    check_store(request.tracking_uri or default_uri())  # before images are downloaded
+    check_store(store_uri(request.tracking_uri))  # before images are downloaded
     plan = make_plan(file, request)
     shown = display.open_display()
     tracker = MlflowTracker(request.tracking_uri, Patience(request.outage_limit, shown.note))
     means = Means(
         executor=request.executor,
         workers=request.workers,
+        cluster=request.ray_address,
+        resources=request.resources,
         group_size=request.group_size,
         fresh=request.fresh,
         retry_failed=request.retry_failed,

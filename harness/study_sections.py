@@ -11,7 +11,7 @@ from harness.config import HEADLINES
 from harness.confirmation import confirmed
 from harness.contrasts import Contrast, contrasts
 from harness.sections import Cell, Dossier, Section, Table, means_table, number_cell
-from harness.statistics import Interval, mean_interval
+from harness.statistics import mean_interval
 from harness.study_charts import agreements
 from harness.tables import trial_name
 
@@ -58,7 +58,7 @@ def choices(dossier: Dossier) -> Section | None:
 
 
 def _cells(found: Contrast, scale: float) -> list[Cell]:
-    value = Interval(*(scale * each for each in (found.change.mean, found.change.low, found.change.high)), found.change.count)
+    value = found.change.mapped(lambda each: scale * each)
     text = wording.estimate(value, wording.decimal)
     return [Cell(text, value.mean), Cell(f"{found.test.corrected:.2g}", found.test.corrected)]
 

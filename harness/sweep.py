@@ -8,14 +8,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
-from harness import models, tables
+from harness import datasets, models, provenance, tables
 from harness.about import TAG, About, Layout, facts_of
 from harness.checkpoints import forget_checkpoints
 from harness.config import Trial, TrialRecord
 from harness.confirmation import ConfirmedSearch, Search, is_confirmation
 from harness.display import Display
 from harness.executors import EXECUTORS
-from harness.groups import choose_workers
 from harness.interrupts import stopping_on_signals
 from harness.measures import METRICS
 from harness.plan import SweepPlan
@@ -26,7 +25,9 @@ from harness.search import GridSearch, SamplerSearch
 from harness.sensitivity import search_plots
 from harness.store import without_password
 from harness.tracker import OpenSweep, Publication, Status, SweepInfo, Tracker
+from harness.trial import set_up_worker
 from harness.views import view_tag
+from harness.workers import Executor, Wanted
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,10 @@ def run_sweep(plan: SweepPlan, means: Means, tracker: Tracker, display: Display)
     """Runs a sweep to its end, or goes on with it.
 
     Raises:
-        UserError: if another command runs it, or the tracking store or a search space cannot be used.
+        UserError: if another command runs it, or the tracking store, the cluster or a search space cannot be used.
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the runs under way were ended as interrupted.
     """
-    with stopping_on_signals(display.note) as stop, tracker.claim(plan.identity):
+    with stopping_on_signals(display.note) as stop, tracker.claim(plan.identity), open_executor(plan, means) as executor:
         sweep = tracker.open_sweep(_info(plan), means.fresh, means.retry_failed)
         for note in sweep.notes:
             display.note(f"note: {note}")
@@ -70,11 +71,19 @@ def run_sweep(plan: SweepPlan, means: Means, tracker: Tracker, display: Display)
             with _left_in_order(run):
                 if means.fresh and means.checkpoints:
                     forget_checkpoints(means.checkpoints)
-                _run_rounds(run, search, trials, records)
+                _run_rounds(run, executor, search, trials, records)
                 records = tracker.settle(records)
                 _finish(run, search, records)
         summary, report = _summarize(plan, records), tracker.locate(sweep.run_id, PAGE_FILE)
         return SweepOutcome(sweep, _about(run), summary, report, was_finished=not trials, kept=kept)
+
+
+def open_executor(plan: SweepPlan, means: Means) -> Executor:
+    """What is to run the tasks; it starts no worker before there is a task, but finds its cluster."""
+    base = plan.study.base
+    data = datasets.load(base.dataset, plan.placement.data_root, base.image_size)
+    set_up = partial(set_up_worker, data, provenance.program())
+    return EXECUTORS[means.executor](Wanted(means.workers, plan.placement.device, means.cluster, means.resources, set_up))
 
 
 def open_search(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> Search:
@@ -101,24 +110,22 @@ def _left_in_order(run: Run) -> Iterator[None]:
         run.display.stop()
 
 
-def _run_rounds(run: Run, search: Search, trials: list[Trial], records: dict[int, TrialRecord]) -> None:
+def _run_rounds(run: Run, executor: Executor, search: Search, trials: list[Trial], records: dict[int, TrialRecord]) -> None:
     """Runs round after round, until there is nothing more to train."""
     total, each = run.plan.total + sum(map(is_confirmation, records)), 1 + EVALUATION_SHARE
     run.display.start(run.plan.title, total * each, len(records) * each, total, list(records.values()))
     objective = run.plan.study.objectives[0]
     best = tables.best_trial(records.values(), objective)
-    workers = choose_workers(run.means.workers, run.plan.placement.device)
-    with EXECUTORS[run.means.executor](workers) as executor:
-        while trials:
-            if more := sum(is_confirmation(trial.number) and trial.number not in records for trial in trials):
-                run.display.note(f"{more} trials more: the best ones again, from fresh seeds")
-                run.display.more(more * each, more)
-            for record in run_round(run, executor, trials, records):
-                records[record.trial.number] = record
-                search.tell(record)
-                best = tables.best_trial(filter(None, (best, record)), objective)
-                run.display.trial_ended(trial_name(run.plan, record.trial), record, is_best=best is record)
-            trials = search.next_round()
+    while trials:
+        if more := sum(is_confirmation(trial.number) and trial.number not in records for trial in trials):
+            run.display.note(f"{more} trials more: the best ones again, from fresh seeds")
+            run.display.more(more * each, more)
+        for record in run_round(run, executor, trials, records):
+            records[record.trial.number] = record
+            search.tell(record)
+            best = tables.best_trial(filter(None, (best, record)), objective)
+            run.display.trial_ended(trial_name(run.plan, record.trial), record, is_best=best is record)
+        trials = search.next_round()
     if search.ended_early:
         run.display.note(f"note: {search.ended_early}")
 

@@ -21,7 +21,7 @@ from harness.journal import Header, Journal, Write
 from harness.outage import JournaledRuns, Patience, Writer
 from harness.reader import ENDS, PRUNED_TAG, StoredRun, StoreReader, finite
 from harness.runs import MlflowRuns, explained, explains, find_experiment, open_client, register_best, source_tags, write_view
-from harness.store import absolute, ask_store, database_path, default_uri, without_password
+from harness.store import absolute, ask_store, database_path, store_uri, without_password
 from harness.tracker import OpenSweep, Publication, Status, SweepInfo
 
 EPOCH_METRICS = {
@@ -50,7 +50,7 @@ class MlflowTracker:
         Raises:
             UserError: if it cannot be used; says which store and why.
         """
-        self.uri = uri or default_uri()
+        self.uri = store_uri(uri)
         self._client = open_client(self.uri)
         self._reader = StoreReader(self.uri, self._client)
         self._address = absolute(self.uri)

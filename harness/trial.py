@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from harness import datasets, provenance
 from harness.artifacts import failure_artifacts, trial_artifacts
 from harness.config import STAGE_METRICS, EpochLog, Placement, TrialConfig, TrialResult
 from harness.evaluation import Evaluation, measure_transfers
 from harness.material import Material, gather
 from harness.measures import measure_all
 from harness.numerics import computing_on
+from harness.rules import UserError
 from harness.train import TrainState, describe_error, initial_state, stage_losses, train_group
 from harness.train_stack import train_group_as_stack
 
@@ -34,6 +37,26 @@ class Segment:
     states: list[TrainState]
     logs: list[list[EpochLog]]
     at_once: int = 0
+
+
+def set_up_worker(data: datasets.ImageSet, program: Mapping[str, str]) -> None:
+    """What a worker on another machine does before its first task: takes over the images, of which it has no files.
+
+    Args:
+        data: The sweep's dataset.
+        program: The coordinator's ``provenance.program``.
+
+    Raises:
+        UserError: if the worker has another, for its numbers would be others.
+    """
+    own = provenance.program()
+    for name in program:
+        if own.get(name) != program[name]:
+            raise UserError(
+                f"the worker on {platform.node()} has {name} {own.get(name)}, and this command {program[name]}: "
+                "install the same on both"
+            )
+    datasets.give(data)
 
 
 def run_segment(

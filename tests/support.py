@@ -13,9 +13,13 @@ from typing import Any
 import pytest
 
 from harness.config import StudyConfig, TrialConfig
+from harness.executors import EXECUTORS
 from harness.library import StudyFile
 
 ROOT = Path(__file__).resolve().parent.parent
+
+EXECUTOR_NAMES = [pytest.param(name, marks=pytest.mark.cluster) if name == "ray" else name for name in EXECUTORS]
+"""Of all executors; the one that is an extra is tried where extras are installed."""
 
 TINY = TrialConfig(train_size=64, epochs=2, transfer_epochs=2, draws=2, labels=20, latent_size=3)
 """A configuration that trains in a tenth of a second."""

@@ -175,7 +175,7 @@ def test_true_is_not_a_number_or_a_word(name: str) -> None:
 def test_the_limits_of_a_number_are_allowed_and_what_lies_beyond_is_not(name: str) -> None:
     """Lowest and highest value are taken; the next one is refused with the field, the value and the limits."""
     rule = RULES[name]
-    step = 1 if rule.kind is int else rule.low / 2
+    step = 1 if rule.kind is int else rule.low / 2 or 0.5
     for limit, beyond in ((rule.low, rule.low - step), (rule.high, rule.high * 2)):
         if math.isfinite(limit):
             assert getattr(TrialConfig(**{name: rule.kind(limit)}), name) == limit

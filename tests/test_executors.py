@@ -18,24 +18,26 @@ from typing import Any
 import pytest
 
 from harness import executors
-from harness.executors import EXECUTORS, HUGE_PAGES, ProcessExecutor, WorkerDiedError
-from tests.support import ROOT
+from harness.executors import EXECUTORS, ProcessExecutor
+from harness.workers import HUGE_PAGES, WORKER, Wanted, WorkerDiedError
+from tests.support import EXECUTOR_NAMES, ROOT
 
 
 def _exit(process: int, code: int) -> None:
     os._exit(code)
 
 
-@pytest.mark.parametrize("name", list(EXECUTORS))
+@pytest.mark.parametrize("name", EXECUTOR_NAMES)
 def test_every_executor_gives_results_and_errors_through_futures(name: str) -> None:
     """A result comes back equal; an error comes back as itself, and the executor works on."""
-    with EXECUTORS[name](2) as executor:
+    with EXECUTORS[name](Wanted(2)) as executor:
         futures = [executor.submit(divmod, number, 3) for number in range(5)]
         assert [future.result(60) for future in futures] == [divmod(number, 3) for number in range(5)]
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError) as caught:
             executor.submit(divmod, 1, 0).result(60)
+        assert type(caught.value) is ZeroDivisionError
         assert executor.submit(int, "7").result(60) == 7
-        assert executor.slots >= 1
+        assert executor.slots >= executor.workers >= 1
 
 
 def test_processes_are_other_processes_and_stay() -> None:
@@ -185,7 +187,7 @@ def _end_self(end: Callable[[int, int], None], number: int) -> None:
 
 
 def _number_and_process() -> tuple[str, int]:
-    return os.environ[executors.WORKER], os.getpid()
+    return os.environ[WORKER], os.getpid()
 
 
 def test_workers_do_not_outlive_a_killed_coordinator(tmp_path: Path) -> None:

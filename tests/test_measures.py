@@ -118,8 +118,8 @@ def test_what_is_in_a_group_is_measured_only_where_it_is_asked_for(
     grouped = {name: replace(metric, measure=refuse) for name, metric in METRICS.items() if metric.group}
     monkeypatch.setattr("harness.measures.METRICS", METRICS | grouped)
     plain = measure_all(evaluation)
-    assert plain == {name: value for name, value in metrics.items() if not METRICS[name].group and name in plain}
-    assert len(plain) == sum(not metric.group for metric in METRICS.values())
+    assert set(plain) == {name for name, metric in METRICS.items() if not metric.group}
+    assert [name for name in plain if plain[name] != metrics[name]] in ([], ["cost/peak_memory_mb"])
     with pytest.raises(AssertionError, match="not asked for"):
         measure_all(evaluation, ["paths"])
 
@@ -161,9 +161,15 @@ def test_paths_are_measured_between_many_pairs_by_one_judge(evaluation: Evaluati
     assert float((decided == material.splits.train.labels).double().mean()) > 0.95
 
 
-def test_a_rotation_changes_correlation_and_no_linear_probe(metrics: dict[str, float]) -> None:
-    """The largest correlation falls; the probe has the same accuracy on codes as they are and on whitened ones."""
-    assert metrics["latent/max_abs_corr_rotated"] < metrics["max_latent_correlation"]
+def test_a_rotation_changes_correlation_and_no_linear_probe(evaluation: Evaluation, metrics: dict[str, float]) -> None:
+    """Correlation along scikit-learn's axes of the training codes; the probe is as good on whitened codes as on the codes."""
+    with torch.no_grad():
+        training, test = (
+            evaluation.model.encoder(part.images).double().numpy()
+            for part in (evaluation.material.splits.train, evaluation.material.splits.test)
+        )
+    turned = np.corrcoef(PCA().fit(training).transform(test), rowvar=False)
+    assert metrics["latent/max_abs_corr_rotated"] == pytest.approx(np.abs(turned[np.triu_indices(3, k=1)]).max(), rel=1e-3)
     assert metrics["transfer/linear_probe_accuracy"] == pytest.approx(
         metrics["transfer/linear_probe_whitened_accuracy"], abs=0.01
     )

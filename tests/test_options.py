@@ -34,6 +34,8 @@ VALUES = {
     "--trainer": ("plain", "trainer", "plain"),
     "--precision": ("bfloat16", "precision", "bfloat16"),
     "--executor": ("inline", "executor", "inline"),
+    "--ray-address": ("ray://head:10001", "ray_address", "ray://head:10001"),
+    "--resources": ("CPU=2,GPU=0.5", "resources", {"CPU": 2.0, "GPU": 0.5}),
     "--tracking-uri": ("sqlite:///a.db", "tracking_uri", "sqlite:///a.db"),
     "--epochs": ("9", "fields", {"epochs": (9,)}),
     "--batch-size": ("16", "fields", {"batch_size": (16,)}),

@@ -12,6 +12,7 @@ from harness.config import Placement, TrialConfig
 from harness.executors import EXECUTORS
 from harness.models import resolve
 from harness.trial import evaluate_group, run_segment
+from harness.workers import Wanted
 
 DATA = os.environ.get("HARNESS_DATA", "")
 
@@ -22,7 +23,7 @@ def test_on_mnist_the_loss_falls_with_the_latent_size_and_stays_below_pca() -> N
     """3,300 images, 30 epochs: at every latent size below the PCA floor of that size, and lower the larger the size."""
     placement, base = Placement(DATA), TrialConfig(dataset="mnist", epochs=30, draws=1, transfer_epochs=1)
     groups = [[resolve(replace(base, latent_size=size))] for size in (2, 10, 30)]
-    with EXECUTORS["processes"](2) as executor:
+    with EXECUTORS["processes"](Wanted(2)) as executor:
         trained = [executor.submit(run_segment, group, None, 30, placement) for group in groups]
         results = [
             evaluate_group(group, future.result().states, placement)[0] for group, future in zip(groups, trained, strict=True)

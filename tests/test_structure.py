@@ -19,7 +19,7 @@ from tests.support import ROOT
 
 LEVELS = (
     {"rules", "disk"},
-    {"config", "downloads", "arrays", "folders"},
+    {"config", "downloads", "arrays", "folders", "workers", "server"},
     {
         "datasets",
         "models",
@@ -31,7 +31,7 @@ LEVELS = (
         "optimizers",
         "statistics",
         "figures",
-        "executors",
+        "ray_executor",
         "groups",
         "options",
         "library",
@@ -60,6 +60,7 @@ LEVELS = (
         "runs",
         "outage",
         "numerics",
+        "executors",
         "wording",
         "saved",
         "compare_options",
@@ -109,6 +110,7 @@ OWNERS = {
     "pandas": {"tables"},
     "PIL": {"figures", "folders"},
     "safetensors": {"saved"},
+    "ray": {"ray_executor"},
     "sqlite3": {"store", "reader", "where"},
 }
 """The modules that may know an outside library."""

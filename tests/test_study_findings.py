@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -152,7 +153,7 @@ def test_each_kind_of_penalty_has_its_strongest_weight_and_a_rotation_stands_bes
     assert "barlow, 0.1" in barlow.text
     assert "which is not resolved" in barlow.text
     assert rotation.numbers["before"] == pytest.approx(0.5, abs=0.02)
-    assert "0.05 instead of 0.5" in rotation.text
+    assert re.search(r"is 0\.05 .*instead of 0\.5", rotation.text)
     assert "cannot tell the difference" in rotation.text
 
 
@@ -169,8 +170,8 @@ def label_numbers(config: TrialConfig, noise: float) -> dict[str, float]:
         "val/mse": 0.01,
         "transfer/labelled_images": min(config.labels, 450),
         "transfer/frozen_accuracy": 0.7 + noise,
-        "transfer/finetuned_accuracy": 0.7 + 0.04 * (x - math.log(50)) + noise,
-        "transfer/scratch_accuracy": 0.7 + 0.04 * (math.log(200) - math.log(50)) + 0.1 * (x - math.log(200)) + noise,
+        "transfer/finetuned_accuracy": 0.7 + 0.04 * (x - math.log(50)) + 0.7 * noise,
+        "transfer/scratch_accuracy": 0.7 + 0.04 * (math.log(200) - math.log(50)) + 0.1 * (x - math.log(200)) + 0.3 * noise,
         "transfer/raw_pixels_accuracy": 0.6,
         "transfer/pca_accuracy": 0.65,
     }
@@ -178,7 +179,7 @@ def label_numbers(config: TrialConfig, noise: float) -> dict[str, float]:
 
 def test_crossings_are_found_on_the_scale_of_labels() -> None:
     """At the counts that were put in, within the interval that is told."""
-    (claim,) = claims_of("crossings", records_of([{"labels": count} for count in COUNTS], label_numbers), "labels")
+    (claim,) = claims_of("crossings", records_of([{"labels": count} for count in COUNTS], label_numbers, noise=0.003), "labels")
     assert claim.numbers["finetuned"] == pytest.approx(50, rel=0.1)
     assert claim.numbers["scratch"] == pytest.approx(200, rel=0.1)
     assert claim.is_resolved

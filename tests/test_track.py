@@ -214,7 +214,7 @@ def test_a_trial_that_was_cut_off_runs_again_as_the_next_attempt(client: MlflowC
 PUBLICATION = Publication(("mlflow.sharedViewState.0123", "{}"), "tiny-digits", "", "The best one")
 
 
-def test_the_best_model_is_registered_once_under_an_alias(client: MlflowClient) -> None:
+def test_the_best_model_is_registered_once_under_an_alias(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the run's files as they are; the same sweep finished again makes no second version."""
     tracker = MlflowTracker(None)
     sweep, run_id = begin(tracker)
@@ -224,7 +224,8 @@ def test_the_best_model_is_registered_once_under_an_alias(client: MlflowClient) 
     version = client.get_model_version_by_alias("tiny-digits", "best")
     assert (version.run_id, str(version.version), version.description) == (run_id, "1", "The best one")
     assert client.get_experiment(sweep.experiment_id).tags["mlflow.sharedViewState.0123"] == "{}"
-    folder = Path(mlflow.artifacts.download_artifacts("models:/tiny-digits@best", tracking_uri=client.tracking_uri))
+    monkeypatch.setattr("mlflow.tracking._model_registry.utils._get_registry_uri_from_context", lambda: client.tracking_uri)
+    folder = Path(mlflow.artifacts.download_artifacts("models:/tiny-digits@best"))
     assert (folder / "config.json").read_bytes() == b"{}"
 
 

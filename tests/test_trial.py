@@ -22,7 +22,8 @@ from harness.options import PRECISIONS as NAMED_PRECISIONS
 from harness.options import TRAINERS
 from harness.rules import UserError
 from harness.trial import PRECISIONS, Segment, evaluate_group, run_segment
-from tests.support import TINY, torch_settings
+from harness.workers import Wanted
+from tests.support import EXECUTOR_NAMES, TINY, torch_settings
 
 ACCURACY = 0.02
 """What an accuracy may differ by between the two ways: some of the 359 test images lie on the border."""
@@ -80,7 +81,8 @@ def test_a_stack_too_large_for_the_memory_is_halved_until_it_fits(tmp_path: Path
     assert sizes == [2, 2, 1]
 
 
-def test_every_executor_gives_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", EXECUTOR_NAMES[1:])
+def test_every_executor_gives_the_same_bits(other: str, tmp_path: Path) -> None:
     """Numbers, curves, weights, codes and pictures of every architecture are equal, whoever ran the group."""
     small = {name: {"width": 4} if "width" in each.defaults else {} for name, each in ARCHITECTURES.items()}
     groups = [[resolve(replace(TINY, architecture=name, draws=1, **fields))] for name, fields in small.items()]
@@ -88,8 +90,8 @@ def test_every_executor_gives_the_same_bits(tmp_path: Path) -> None:
     placement = Placement(str(tmp_path / "data"))
     files = ("model/model.safetensors", "latents/test_codes.npz", "reconstructions.png", "interpolation/strips.png")
     outcomes = {}
-    for name in EXECUTORS:
-        with EXECUTORS[name](1) as executor:
+    for name in ("inline", other):
+        with EXECUTORS[name](Wanted(1)) as executor:
             segments: list[Segment] = [
                 future.result(120) for future in [executor.submit(run_segment, group, None, 2, placement) for group in groups]
             ]
@@ -99,8 +101,7 @@ def test_every_executor_gives_the_same_bits(tmp_path: Path) -> None:
             ]
             results = [result for future in futures for result in future.result(120)]
         outcomes[name] = [(numbers(each.metrics), each.curves, [each.artifacts[file] for file in files]) for each in results]
-    plain = outcomes.pop("inline")
-    assert all(outcome == plain for outcome in outcomes.values())
+    assert outcomes[other] == outcomes["inline"]
 
 
 def assert_results_agree(results: Sequence[TrialResult], others: Sequence[TrialResult]) -> None:

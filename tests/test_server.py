@@ -1,0 +1,155 @@
+"""A server as it looks from outside: its version, its login, and what is said where either will not do."""
+
+from __future__ import annotations
+
+import base64
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from harness.claims import private_name
+from harness.rules import UserError
+from harness.runs import explained
+from harness.server import PASSWORD, USERNAME, take_login, too_old, why_away
+from harness.store import StoreError, check_store, store_uri
+
+SECRET = "s3cr:t/@"  # noqa: S105
+
+
+@pytest.fixture(autouse=True)
+def _no_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No login, and no proxy before this machine."""
+    for name in (USERNAME, PASSWORD):
+        monkeypatch.setenv(name, "")  # so that what a test sets is put back
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@contextmanager
+def stub(answers: Mapping[str, tuple[int, str]], headers: list[str | None] | None = None) -> Iterator[str]:
+    """A web server with a status and a text for each path, 404 for others; keeps the logins that it is sent."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            """Answers."""
+            status, text = answers.get(self.path, (404, ""))
+            if headers is not None:
+                headers.append(self.headers["Authorization"])
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *arguments: object) -> None:
+            """Prints nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("uri", "left", "name", "password"),
+    [
+        ("http://ann:s3cr%3At%2F%40@host:5000/", "http://host:5000", "ann", SECRET),
+        ("https://ann:s3cr:t/@@host/base", "https://host/base", "ann", SECRET),
+        ("https://ann@host", "https://host", "ann", ""),
+        ("https://host:5000/", "https://host:5000", None, None),
+        ("postgresql+psycopg://ann:pw@host/db", "postgresql+psycopg://ann:pw@host/db", None, None),
+        ("sqlite:///a:b@c.db", "sqlite:///a:b@c.db", None, None),
+    ],
+)
+def test_a_login_is_taken_out_of_an_address(uri: str, left: str, name: str | None, password: str | None) -> None:
+    """It goes where MLflow reads it; only an address of a server has one to take."""
+    assert take_login(uri) == left
+    assert (os.environ.get(USERNAME), os.environ.get(PASSWORD)) == (name, password)
+
+
+def test_a_store_is_the_same_with_every_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its address nor a name that is made of it has the password."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:{SECRET}@host:5000")
+    assert store_uri(None) == store_uri("http://bob:other@host:5000/") == "http://host:5000"
+    postgres = "postgresql+psycopg://ann:{}@host/db"
+    assert private_name(postgres.format("one"), "i") == private_name(postgres.format("two"), "i")
+
+
+@pytest.mark.parametrize(("status", "away"), [(200, ""), (401, ""), (403, ""), (500, "HTTP 500 Internal Server Error")])
+def test_a_server_that_asks_for_a_login_is_there(status: int, away: str) -> None:
+    """One that is broken is not."""
+    with stub({"/health": (status, "")}) as uri:
+        assert why_away(uri, 5) == away
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ((200, "3.16.9"), "3.16.9"),
+        ((200, "2.22.0"), "2.22.0"),
+        ((200, "3.17.0"), ""),
+        ((200, "3.100.0.dev0"), ""),
+        ((200, "4.0.0"), ""),
+        ((200, "<html>1.2.3"), ""),
+        ((401, "2.22.0"), ""),
+        ((404, ""), ""),
+    ],
+)
+def test_an_older_server_is_known_by_its_version(answer: tuple[int, str], found: str) -> None:
+    """What is no version, or is not told, is left to MLflow."""
+    with stub({"/version": answer}) as uri:
+        assert too_old(uri, 5) == found
+
+
+def test_the_version_is_asked_for_with_the_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is one."""
+    headers: list[str | None] = []
+    with stub({"/version": (200, "3.17.2")}, headers) as uri:
+        too_old(uri, 5)
+        monkeypatch.setenv(USERNAME, "ann")
+        monkeypatch.setenv(PASSWORD, SECRET)
+        too_old(uri, 5)
+    assert headers == [None, "Basic " + base64.b64encode(f"ann:{SECRET}".encode()).decode()]
+
+
+def test_an_older_server_is_refused_in_one_line() -> None:
+    """It says which version, what is allowed and what to do."""
+    with stub({"/health": (200, "OK"), "/version": (200, "2.22.0")}) as uri, pytest.raises(UserError) as caught:
+        check_store(uri)
+    assert f"{uri} is a server of MLflow 2.22.0: allowed is 3.17 or later" in str(caught.value)
+    assert "mlflow db upgrade" in str(caught.value)
+
+
+class _RefusalError(Exception):
+    """An error of MLflow's, or of the library under it."""
+
+    def __init__(self, code: str = "", status: int = 0) -> None:
+        super().__init__(f"API request failed: {SECRET}")
+        self.error_code, self.response = code, type("Response", (), {"status_code": status})()
+
+
+@pytest.mark.parametrize(
+    ("error", "name", "words"),
+    [
+        (_RefusalError("UNAUTHENTICATED"), "ann", "it does not take the login of 'ann'"),
+        (_RefusalError(status=401), "ann", "it does not take the login of 'ann'"),
+        (_RefusalError("UNAUTHENTICATED"), None, "it asks for a login"),
+        (_RefusalError("PERMISSION_DENIED"), "ann", "'ann' has no permission there"),
+        (_RefusalError(status=403), None, "it gives no permission without a login"),
+    ],
+)
+def test_a_refused_login_says_which_variables_hold_it(
+    error: Any, name: str | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing of what it was."""
+    if name:
+        monkeypatch.setenv(USERNAME, name)
+        monkeypatch.setenv(PASSWORD, SECRET)
+    told = explained("http://host", error)
+    assert isinstance(told, StoreError)
+    assert f"{words}: set {USERNAME} and {PASSWORD}" in str(told)
+    assert SECRET not in str(told)
