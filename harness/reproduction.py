@@ -54,10 +54,11 @@ def verdict_lines(found: Reproduction) -> list[str]:
     start = f"{unequal} of {what} are not bit-equal"
     if verdict.outcome == "within tolerance":
         furthest = max(verdict.differing, key=lambda each: each.share, default=None)
-        return [
-            f"Within the tolerance for {found.device}: {start}.",
-            *([f"  furthest off: {_line(furthest)}"] if furthest else []),
-        ]
+        off = [f"  furthest off: {_line(furthest)}"] if furthest else []
+        unexplained = (
+            [] if found.fields else ["  although nothing that is recorded differs: was a worker killed, and its group halved?"]
+        )
+        return [f"Within the tolerance for {found.device}: {start}.", *off, *unexplained]
     return [f"Different: {start}, and {len(verdict.far)} are beyond the tolerance for {found.device}:", *_far_lines(verdict)]
 
 
