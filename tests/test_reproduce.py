@@ -134,6 +134,19 @@ def test_a_number_that_was_altered_is_found(stored: Stored, tmp_path: Path, caps
     assert "  reconstruction_loss: " in out
 
 
+def test_another_rounding_is_within_the_tolerance(stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same group trained one after the other, as if the record said so: not the same bits, and hardly another number."""
+    copy = stored.copied(tmp_path)
+    run_id = copy.run_ids(copy.grid)[1]
+    copy.change("UPDATE tags SET value = 'plain' WHERE key = 'harness.trainer' AND run_uuid = ?", run_id)
+    out, _ = run([run_id, "--verify", "--tracking-uri", copy.uri], capsys)
+    assert "Within the tolerance for cpu:" in out
+    assert "although nothing that is recorded differs" in out
+    content = run_json([run_id, "--verify", "--tracking-uri", copy.uri], capsys)
+    assert content["outcome"] == "within tolerance"
+    assert content["weights"]["not_equal"] > 0
+
+
 def test_what_differs_in_the_making_is_named(stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Versions, commit, changes to it and the device's model; the numbers are the same all the same."""
     copy = stored.copied(tmp_path)
