@@ -108,7 +108,7 @@ exec "$@"
 """
 SCONTROL = """\
 #!/bin/sh
-if [ "$1" = show ]; then printf '127.0.0.1\\n127.0.0.1\\n'; else echo "$@" >>"$RECORD"; fi
+if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >>"$RECORD"; fi
 """
 
 
