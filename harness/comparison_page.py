@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 
 from harness.comparison import Line, Table
 from harness.sheets import Comparison, Sheet, about, differing_sheet, heading, note, sheet
 from harness.statistics import Interval
 
-WIDTH, HEIGHT, MARGIN = 180, 14, 5
+WIDTH, HEIGHT, MARGIN = 160, 12, 5
 """Of the strip with a line's intervals, in pixels."""
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -20,14 +20,14 @@ STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --soft: #5c5c5c; --rule: #d9d9d9; --paper: #fff; --band: #f6f6f6; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e8e8e8; --soft: #a6a6a6; --rule: #444; --paper: #161616; --band: #1f1f1f; } }
-body { margin: 2rem auto; max-width: 75rem; padding: 0 1rem; background: var(--paper); color: var(--ink);
+body { margin: 2rem auto; max-width: 80rem; padding: 0 1rem; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 ul { padding-left: 1.2rem; } p, li { overflow-wrap: anywhere; }
 .note { color: var(--soft); max-width: 60rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--rule); }
+th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--rule); }
 th { font-weight: 600; vertical-align: bottom; } th small { display: block; font-weight: 400; color: var(--soft); }
 .left { text-align: left; } tbody tr:nth-child(even) { background: var(--band); }
 .dot { display: inline-block; width: .65em; height: .65em; border-radius: 50%; margin-right: .35em; }
@@ -54,35 +54,33 @@ def as_html(comparison: Comparison) -> str:
 
 
 def _section(comparison: Comparison, table: Table) -> str:
-    """A metric: its sheet, and beside each line a strip with its intervals."""
+    """A metric: its sheet, and in each line a strip with its intervals."""
     content = sheet(comparison, table)
     ends = _ends(table)
-    strips = [_strip(line, ends) for line in table.lines]
-    scale = f"<th>95 % intervals<small>{ends[0]:.4g} to {ends[1]:.4g}</small></th>"
-    return _titled(content.title, _table(content, comparison.labels, scale, [f"<td>{strip}</td>" for strip in strips]))
+    head = f"<th>95 % intervals<small>{ends[0]:.4g} to {ends[1]:.4g}</small></th>"
+    strips = [head, *(f"<td>{_strip(line, ends)}</td>" for line in table.lines)]
+    return _titled(content.title, _table(content, comparison.labels, strips))
 
 
 def _differing(comparison: Comparison) -> str:
     content = differing_sheet(comparison)
     if not content.rows:
         return _titled(content.title, "<p>Nothing: the sweeps were made in the same way.</p>")
-    return _titled(content.title, _table(content, comparison.labels, "", [""] * len(content.rows)))
+    return _titled(content.title, _table(content, comparison.labels, [""] * (1 + len(content.rows))))
 
 
 def _titled(title: str, content: str) -> str:
     return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>\n"
 
 
-def _table(content: Sheet, labels: Sequence[str], more_head: str, more: Iterable[str]) -> str:
-    head = "".join(
-        f"<th{_side(place, content)}>{_dot(name, labels)}{escape(name)}</th>" for place, name in enumerate(content.columns)
-    )
-    rows = "".join(f"<tr>{_cells(row, content)}{last}</tr>\n" for row, last in zip(content.rows, more, strict=True))
-    return f'<div class="wide"><table>\n<thead><tr>{head}{more_head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>'
-
-
-def _cells(row: Sequence[str], content: Sheet) -> str:
-    return "".join(f"<td{_side(place, content, text)}>{escape(text)}</td>" for place, text in enumerate(row))
+def _table(content: Sheet, labels: Sequence[str], strips: Sequence[str]) -> str:
+    """A sheet; each line, the head first, with a cell more behind the groups and the number of their seeds."""
+    place = content.left + 1
+    names = [f"<th{_side(index, content)}>{_dot(name, labels)}{escape(name)}</th>" for index, name in enumerate(content.columns)]
+    lines = [[f"<td{_side(index, content, text)}>{escape(text)}</td>" for index, text in enumerate(row)] for row in content.rows]
+    head, *rows = ("".join([*cells[:place], strip, *cells[place:]]) for cells, strip in zip([names, *lines], strips, strict=True))
+    body = "".join(f"<tr>{row}</tr>\n" for row in rows)
+    return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>'
 
 
 def _side(place: int, content: Sheet, text: str = "") -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.comparison import FIELDS
-from harness.config import field_rules
+from harness.config import TrialRecord, field_rules
 from harness.reader import StoredRun
 from harness.sweeps import StoredSweep
 
@@ -52,7 +52,7 @@ def _described(sweep: StoredSweep) -> dict[str, str]:
     failed = sum(run.status == "FAILED" for run in runs)
     return {
         "study": sweep.study,
-        **{name: _values(name, runs) for name in FIELDS},
+        **{name: _values(name, sweep.records) for name in FIELDS},
         "images (SHA-256)": tags.get("harness.data_fingerprint", "-")[:SHORT],
         **{what: _tag_values(name, runs) for name, what in TAGS.items()},
         **_versions(runs),
@@ -60,13 +60,11 @@ def _described(sweep: StoredSweep) -> dict[str, str]:
     }
 
 
-def _values(name: str, runs: Iterable[StoredRun]) -> str:
+def _values(name: str, records: Iterable[TrialRecord]) -> str:
     """The values of a field of the configuration, in order."""
     kind = field_rules()[name].kind
-    texts = dict.fromkeys(run.params.get(name, "-") for run in runs)
-    if kind in (int, float):
-        texts = dict.fromkeys(sorted(texts, key=_number))
-    return _listed(list(texts))
+    texts = dict.fromkeys(record.trial.config.to_params()[name] for record in records)
+    return _listed(sorted(texts, key=_number) if kind in (int, float) else list(texts))
 
 
 def _number(text: str) -> float:

@@ -112,7 +112,7 @@ def _pipes(each: Sheet) -> str:
 
 def _plain(text: str) -> str:
     """Text that is not taken for Markdown."""
-    return "".join(f"\\{each}" if each in "\\`*_[]<>|#" else each for each in text)
+    return "".join(f"\\{each}" if each in "\\`*[]<>|" else each for each in text)
 
 
 FORMATS: dict[str, Callable[[Comparison], str]] = {

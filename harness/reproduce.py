@@ -127,7 +127,7 @@ def _reproduce(request: Request) -> Reproduction:
     result = retrain.retrain(recipe, placement, math.prod(images.shape), _note)
     if folder:
         _write_files(folder, result.artifacts)
-    verdict = verify(run, _recorded_files(reader, run.run_id), result, placement.device) if request.verify else None
+    verdict = verify(run, _recorded_files(reader, run.run_id), result, placement) if request.verify else None
     return Reproduction(recipe, placement.device, fields, result, verdict)
 
 

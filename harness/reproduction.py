@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,11 +54,13 @@ def verdict_lines(found: Reproduction) -> list[str]:
     unequal = len(verdict.differing) + (verdict.weights[0] if verdict.weights else 0)
     start = f"{unequal} of {what} are not bit-equal"
     if verdict.outcome == "within tolerance":
-        furthest = max(verdict.differing, key=lambda each: each.share, default=None)
-        return [
-            f"Within the tolerance for {found.device}: {start}.",
-            *([f"  furthest off: {_line(furthest)}"] if furthest else []),
-        ]
+        judged = [each for each in verdict.differing if math.isfinite(each.allowed)]
+        furthest = max(judged, key=lambda each: each.share, default=None)
+        off = [f"  furthest off: {_line(furthest)}"] if furthest else []
+        unexplained = (
+            [] if found.fields else ["  although nothing that is recorded differs: was a worker killed, and its group halved?"]
+        )
+        return [f"Within the tolerance for {found.device}: {start}.", *off, *unexplained]
     return [f"Different: {start}, and {len(verdict.far)} are beyond the tolerance for {found.device}:", *_far_lines(verdict)]
 
 

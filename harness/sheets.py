@@ -16,6 +16,9 @@ from harness.sweeps import StoredSweep
 DIGITS = 4
 """That count, of the largest number of a sheet."""
 
+SHORT_ID = 8
+"""Digits of an identity that tell sweeps apart."""
+
 MOST_DECIMALS = 6
 SMALLEST_P = 1e-4
 DIRECTIONS = {"down": "lower is better", "up": "higher is better", "": "no better direction"}
@@ -43,7 +46,16 @@ class Comparison:
         parts = [(sweep.study, sweep.dataset) for sweep in self.sweeps]
         places = [place for place in range(2) if len({part[place] for part in parts}) > 1]
         short = [" on ".join(part[place] for place in places) for part in parts]
-        return tuple(short if len(set(short)) == len(short) > 1 else [sweep.identity for sweep in self.sweeps])
+        if len(set(short)) == len(short) > 1:
+            return tuple(short)
+        identities = [sweep.identity for sweep in self.sweeps]
+        return tuple(_shortened(identities) or _shortened([sweep.parent.run_id for sweep in self.sweeps]))
+
+
+def _shortened(names: Sequence[str]) -> list[str]:
+    """The beginnings of names; empty where those are not enough to tell them apart."""
+    short = [name[:SHORT_ID] for name in names]
+    return short if len(set(short)) == len(short) else []
 
 
 @dataclass(frozen=True)
@@ -125,7 +137,7 @@ def about(sweep: StoredSweep, label: str = "") -> str:
         *([f"{failed} failed"] if failed else []),
     ]
     state = "" if sweep.parent.has_ended else ", not finished yet"
-    start = f"{label}: " if label and label != sweep.identity else ""
+    start = f"{label}: " if label and not sweep.identity.startswith(label) else ""
     return f"{start}{sweep.title}, sweep {sweep.identity}: {', '.join(counts)}{state} (run {sweep.parent.run_id})"
 
 
@@ -142,10 +154,9 @@ def note(comparison: Comparison) -> str:
         return first
     counts = dict.fromkeys(str(each.comparisons) for each in comparison.tables)
     reference = comparison.labels[0] if table.baseline is None else point_text(table.axes, table.baseline)
-    return (
-        f"{first} Difference: from {reference}, seed by seed, over the configurations that both have. p: paired t test, "
-        f"corrected for the {' or '.join(counts)} comparisons of a table (Holm)."
-    )
+    numbers = " or ".join(counts)
+    how = "seed by seed, over the seeds and configurations that both have. p: paired t test, corrected for"
+    return f"{first} Difference: from {reference}, {how} the {numbers} comparisons of a table (Holm)."
 
 
 def point_text(axes: Sequence[str], point: Point) -> str:

@@ -180,7 +180,7 @@ def _publication(run: Run, summary: tables.Summary) -> Publication:
     plan, objective = run.plan, run.plan.study.objectives[0]
     records = [record for row in summary.rows for record in row.trials]
     best = tables.best_trial(records, objective)
-    view = view_tag(plan.identity, plan.title, summary.axes, "val/mse")
+    view = view_tag(plan.identity, plan.title, sorted(summary.axes, key=lambda axis: axis != "latent_size"), "val/mse")
     name = re.sub(r"[^\w.-]+", "-", f"{plan.study.name}-{plan.study.base.dataset}")
     description = f"Best {objective} of the sweep {plan.identity}" + (f": {trial_name(plan, best.trial)}" if best else "")
     return Publication(view, name, best.run_id if best else "", description)

@@ -137,7 +137,7 @@ def test_markdown_is_tables(stored: Stored, capsys: pytest.CaptureFixture[str]) 
     for table in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
         assert set(table[1]) <= set("|:- ")
-    assert "## reconstruction\\_loss (squared error per pixel, lower is better)" in out
+    assert "## reconstruction_loss (squared error per pixel, lower is better)" in out
 
 
 class Page(HTMLParser):

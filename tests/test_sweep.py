@@ -298,7 +298,7 @@ def test_a_pruner_ends_hopeless_trials_early(tmp_path: Path, trainer: str) -> No
             assert {name: value for name, value in metrics.items() if name not in STAGE_METRICS} == whole[config]
 
 
-@pytest.mark.parametrize("cut", [1, 5, 7, 9, 11])
+@pytest.mark.parametrize("cut", [1, 8])
 def test_a_search_with_a_pruner_and_a_confirmation_resumes_with_the_same_numbers(tmp_path: Path, cut: int) -> None:
     """Cut off after any number of trials it proposes, gives up and confirms what an uninterrupted one does."""
     changes = {"sampler": "tpe", "pruner": "median", "confirm": 2, "confirm_seeds": 2}
