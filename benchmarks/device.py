@@ -1,7 +1,8 @@
 """Training one by one against training as stacks on whatever device is here; needs neither MLflow nor Optuna.
 
-``python -m benchmarks.device`` prints, for MNIST-sized images: trials per minute of the plain trainer and of stacks of K; the
-time of a training step's convolutions done in each way; and the time of the whole 63-trial sweep, training, evaluation and files.
+``python -m benchmarks.device`` prints, for MNIST-sized images: trials per minute of the plain trainer and of stacks of K; on a
+CPU those of a stack with products by MKL and by oneDNN; the time of a training step's convolutions done in each way; and the time
+of the whole 63-trial sweep, training, evaluation and files.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from harness import convolutions, datasets, models
+from harness import convolutions, datasets, models, numerics
 from harness.config import Placement, Trial, TrialConfig
 from harness.groups import choose_group_size, least_parts, partition
 from harness.train import TrainState
@@ -64,6 +65,10 @@ def main(words: Sequence[str] | None = None) -> None:
     rates = measure_rates(base, placement, options.sizes, options.measured_epochs, options.rounds)
     console.print(_rates_table(rates, base))
     results["rates"] = [asdict(rate) for rate in rates]
+    if options.products:
+        products = measure_products(base, placement, max(options.sizes), options.measured_epochs, options.rounds)
+        console.print(_rates_table(products, base))
+        results["products"] = [asdict(rate) for rate in products]
     if options.layers:
         results["layers"] = measure_layers(placement.device, max(options.sizes), base.batch_size)
         console.print(_layers_table(results["layers"], max(options.sizes)))
@@ -76,15 +81,46 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def measure_rates(base: TrialConfig, placement: Placement, sizes: Sequence[int], measured_epochs: int, rounds: int) -> list[Rate]:
     """Times some epochs of ``base``, one by one and as stacks of each size, in alternation."""
-    contestants = [("one by one", 1, "plain"), *((f"stack of {size}", size, "stacked") for size in sizes)]
-    found: dict[str, list[float]] = {name: [] for name, _, _ in contestants}
+    plain = replace(placement, trainer="plain")
+    contestants = {"one by one": (1, partial(run_segment, _members(base, "base", 1), None, measured_epochs, plain))}
+    for size in sizes:
+        stack = partial(run_segment, _members(base, "base", size), None, measured_epochs, placement)
+        contestants[f"stack of {size}"] = (size, stack)
+    return _in_turn(contestants, base.epochs / measured_epochs, rounds)
+
+
+def measure_products(base: TrialConfig, placement: Placement, size: int, measured_epochs: int, rounds: int) -> list[Rate]:
+    """The same for a stack of each architecture, with products by MKL, which torch takes by itself, and by oneDNN."""
+    contestants = {}
+    for architecture in ARCHITECTURES:
+        train = partial(run_segment, _members(base, architecture, size), None, measured_epochs, placement)
+        contestants[f"{architecture}, MKL"] = (size, partial(_by_mkl, train))
+        contestants[f"{architecture}, oneDNN"] = (size, train)
+    return _in_turn(contestants, base.epochs / measured_epochs, rounds)
+
+
+def _in_turn(contestants: Mapping[str, tuple[int, Callable[[], Any]]], times: float, rounds: int) -> list[Rate]:
+    """Trials a minute of trainings of so many trials each, of which a whole one is so many times as long."""
+    found: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + 1):  # the first warms up
-        for name, size, trainer in contestants:
-            configs = [_config(base, "base", size=LATENT_SIZES[k % 7], seed=k // 7) for k in range(size)]
-            seconds = _seconds(partial(run_segment, configs, None, measured_epochs, replace(placement, trainer=trainer)))
+        for name, (size, train) in contestants.items():
+            seconds = _seconds(train)
             if turn:
-                found[name].append(60 * size / (seconds * base.epochs / measured_epochs))
+                found[name].append(60 * size / (seconds * times))
     return [Rate(name, tuple(values)) for name, values in found.items()]
+
+
+def _by_mkl(train: Callable[[], Any]) -> Any:
+    plain = numerics.onednn_keeps_float32
+    numerics.onednn_keeps_float32 = lambda: False  # type: ignore[assignment]
+    try:
+        return train()
+    finally:
+        numerics.onednn_keeps_float32 = plain
+
+
+def _members(base: TrialConfig, architecture: str, count: int) -> list[TrialConfig]:
+    return [_config(base, architecture, size=LATENT_SIZES[k % 7], seed=k // 7) for k in range(count)]
 
 
 def measure_layers(device: str, members: int, batch: int) -> list[dict[str, Any]]:
@@ -156,8 +192,8 @@ def _machine(device: str) -> str:
 
 
 def _rates_table(rates: Sequence[Rate], base: TrialConfig) -> Table:
-    table = Table(title=f"base on {base.dataset}, {base.epochs} epochs: training only")
-    for heading in ("trainer", "trials a minute", "lowest", "highest", "times one by one"):
+    table = Table(title=f"{base.dataset}, {base.epochs} epochs: training only")
+    for heading in ("trainer", "trials a minute", "lowest", "highest", "times the first"):
         table.add_column(heading, justify="left" if heading == "trainer" else "right")
     for rate in rates:
         low, high = min(rate.per_minute), max(rate.per_minute)
@@ -196,6 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", type=lambda text: [int(part) for part in text.split(",")], default=[1, 4, 16, 64])
     parser.add_argument("--group-size", type=int, default=0, help="of the whole sweep (default: the harness's own choice)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--products", action=argparse.BooleanOptionalAction, default=not torch.cuda.is_available())
     parser.add_argument("--layers", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--sweep", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available())
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")

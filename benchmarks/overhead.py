@@ -2,6 +2,7 @@
 
 The workers' tasks are timed where they run. Everything else of the wall time, times the number of workers, is starting,
 asking, logging, the sweep's own pictures and waiting; the trials' pictures and files are timed inside the evaluation.
+With ``--memory`` also what its processes hold, each page that several share counted in parts (PSS; Linux only).
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import argparse
 import json
 import os
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ from rich.table import Table
 from harness import executors, options
 from harness.groups import choose_workers
 
+SAMPLE_SECONDS = 0.5
 SPENT = {"training": 0.0, "evaluation": 0.0, "files": 0.0}
 
 
@@ -30,11 +35,67 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("words", nargs="*", default=["latent_sweep"], help="of python -m harness.study (put -- before options)")
+    parser.add_argument("--memory", action="store_true", help="sample the processes' memory twice a second, which costs time")
     given = parser.parse_args(words)
-    seconds, workers = time_sweep(given.words)
-    Console().print(_table(seconds, workers))
+    with sampled_memory() if given.memory else nullcontext(Memory()) as memory:
+        seconds, workers = time_sweep(given.words)
+    console = Console()
+    console.print(_table(seconds, workers))
+    if given.memory:
+        console.print(f"memory (PSS): {memory.together:.0f} MB together at the most, {memory.largest_child:.0f} MB of a worker")
     if given.json:
-        given.json.write_text(json.dumps({"workers": workers, "words": given.words, **SPENT, "wall": seconds}, indent=2))
+        content = {"workers": workers, "words": given.words, **SPENT, "wall": seconds, "memory": asdict(memory)}
+        given.json.write_text(json.dumps(content, indent=2))
+
+
+@dataclass
+class Memory:
+    """The most that was seen, in MB.
+
+    Attributes:
+        together: Of this process and all that it started.
+        largest_child: Of one that it started.
+    """
+
+    together: float = 0.0
+    largest_child: float = 0.0
+
+
+@contextmanager
+def sampled_memory() -> Iterator[Memory]:
+    """Samples the memory of this process and of those below it until the block ends."""
+    memory, is_over = Memory(), threading.Event()
+
+    def sample() -> None:
+        while not is_over.wait(SAMPLE_SECONDS):
+            own, *children = [_pss(process) for process in _with_descendants(os.getpid())]
+            memory.together = max(memory.together, own + sum(children))
+            memory.largest_child = max([memory.largest_child, *children])
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def _with_descendants(process: int) -> list[int]:
+    found = [process]
+    for task in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(OSError):  # it has ended
+            found += [each for child in task.read_text().split() for each in _with_descendants(int(child))]
+    return found
+
+
+def _pss(process: int) -> float:
+    """Its share of memory in MB."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) / 1024
+    return 0.0
 
 
 def time_sweep(words: Sequence[str]) -> tuple[float, int]:

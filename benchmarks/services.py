@@ -23,6 +23,8 @@ START_SECONDS = 120
 ADMIN = "admin"
 AUTH_FILE = "basic_auth.ini"
 
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # before Ray is loaded: has it take the loopback's address
+
 
 class ServiceError(Exception):
     """A service does not start; has the end of what it said."""
@@ -156,8 +158,8 @@ def ray_cluster(nodes: int, cpus: int = 1, client_port: int = 0) -> Iterator[Any
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "include_dashboard": False, **({"ray_client_server_port": client_port} if client_port else {})}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    client = {"ray_client_server_port": client_port, "runtime_env_agent_port": free_port()} if client_port else {}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **client})
     try:
         for _ in range(nodes):
             cluster.add_node(num_cpus=cpus)

@@ -334,8 +334,12 @@ def simulate(trials: int, nodes: int, cores: int, costs: Costs, group_size: int 
 def _plan(trials: int) -> SweepPlan:
     """The default study's grid on 28 x 28 images, from as many seeds as it takes."""
     base = TrialConfig(dataset="mnist")
-    points = itertools.product(itertools.count(), ARCHITECTURES, LATENT_SIZES)
-    configs = (replace(base, seed=seed, architecture=name, latent_size=size) for seed, name, size in points)
+    configs = (
+        replace(base, seed=seed, architecture=name, latent_size=size)
+        for seed in itertools.count()
+        for name in ARCHITECTURES
+        for size in LATENT_SIZES
+    )
     chosen = tuple(Trial(number, models.resolve(config)) for number, config in enumerate(itertools.islice(configs, trials)))
     study = StudyConfig(question="How long does it take?", name="simulation", base=base, grid={"latent_size": LATENT_SIZES})
     return SweepPlan(study, None, {}, "", chosen, Placement("."), SHAPE, "simulation")

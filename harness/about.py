@@ -86,7 +86,8 @@ class About:
     @property
     def view_address(self) -> str:
         """The saved view of the sweep's trials, with charts."""
-        return f"{self.ui}/#/experiments/{self.experiment_id}/runs?viewStateShareKey={self.identity}&compareRunsMode=CHART"
+        query = f"viewStateShareKey={self.identity}&compareRunsMode=CHART&workflowType=machine_learning"
+        return f"{self.ui}/#/experiments/{self.experiment_id}/runs?{query}"
 
     def compare_address(self, run_ids: Sequence[str]) -> str:
         """Runs side by side."""

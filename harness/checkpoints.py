@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,13 +36,14 @@ def write_checkpoint(path: Path, states: Sequence[TrainState]) -> None:
 
 
 def _arrays(states: Sequence[TrainState]) -> Arrays:
-    """Every array by ``<member>/<kind>/<name>``, and all else as JSON."""
+    """Every array by ``<member>/<kind>/<name>``; all else, and which arrays there are, as JSON."""
     header = [
         {
             "epoch": state.epoch,
             "failure": state.failure,
             "is_pruned": state.is_pruned,
             "logs": [asdict(log) for log in state.logs],
+            **{kind: list(getattr(state, kind)) for kind in KINDS},
         }
         for state in states
     ]
@@ -72,23 +72,19 @@ def read_checkpoint(path: Path, members: int) -> list[TrainState] | None:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             header = json.loads(file[HEADER].tobytes())
-            parts: list[dict[str, Arrays]] = [{kind: {} for kind in KINDS} for _ in header]
-            for key in file.files:
-                if key != HEADER:
-                    member, kind, name = key.split("/", 2)
-                    parts[int(member)][kind][name] = file[key]
-        states = [_state(each, own) for each, own in zip(header, parts, strict=True)]
-    except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+            states = [_state(member, each, file) for member, each in enumerate(header)]
+    except Exception as error:  # what reads a broken archive may raise anything
+        raise ValueError(f"{path} is damaged: {' '.join(str(error).split()) or type(error).__name__}") from error
     if len(states) != members:
         raise ValueError(f"{path} has {len(states)} members, not {members}")
     return states
 
 
-def _state(header: Mapping[str, Any], arrays: Mapping[str, Arrays]) -> TrainState:
+def _state(member: int, header: Mapping[str, Any], arrays: Mapping[str, Any]) -> TrainState:
+    """One member's state: all arrays that its header names, or an error."""
+    own: dict[str, Arrays] = {kind: {name: arrays[f"{member}/{kind}/{name}"] for name in header[kind]} for kind in KINDS}
     logs = tuple(EpochLog(**log) for log in header["logs"])
-    is_pruned = header.get("is_pruned", False)  # not in a file from before there were pruners
-    return TrainState(header["epoch"], **arrays, logs=logs, failure=header["failure"], is_pruned=is_pruned)
+    return TrainState(header["epoch"], **own, logs=logs, failure=header["failure"], is_pruned=header["is_pruned"])
 
 
 def forget_checkpoints(folder: Path) -> None:

@@ -18,7 +18,7 @@ HEARTBEAT_SECONDS = 60
 """So often a sweep says in a store of several machines that it is running, where it writes that often."""
 
 HEARTBEAT_LASTS_SECONDS = 600
-"""So long another machine takes it for running after that: a segment of a long training may take minutes."""
+"""So long others take it for running after that: a segment of a long training may take minutes."""
 
 
 def private_folder(uri: str, kind: str) -> Path:
@@ -116,15 +116,16 @@ def heartbeat() -> str:
 
 
 def check_heartbeat(identity: str, beat: str) -> None:
-    """Keeps this machine off a sweep that another one runs.
+    """Keeps this command off a sweep that another machine runs, or another user of this one, whose locks are not seen here.
 
     Raises:
         UserError: if it was heard of lately; says which process on which machine.
     """
     with suppress(ValueError, KeyError, TypeError):
         owner = json.loads(beat)
-        age = time.time() - owner["at"]
-        if owner["host"] != platform.node() and age < HEARTBEAT_LASTS_SECONDS:
+        age, pid = time.time() - owner["at"], int(owner["pid"])
+        is_gone = owner["host"] == platform.node() and (pid == os.getpid() or not _is_running(pid))
+        if not is_gone and age < HEARTBEAT_LASTS_SECONDS:
             raise UserError(
                 f"the sweep {identity} is being run by another command: process {owner['pid']} on {owner['host']}, last heard of "
                 f"{max(age, 0):.0f} s ago: wait for it (if it is gone, {HEARTBEAT_LASTS_SECONDS / 60:g} minutes), "

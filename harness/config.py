@@ -347,10 +347,21 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """An ended trial as the tracking store holds it: what reports and resumed sweeps are made from."""
+    """An ended trial as the tracking store holds it: what reports and resumed sweeps are made from.
+
+    Attributes:
+        run_id: Of its run.
+        trial: What was trained.
+        status: ``"finished"`` or ``"failed"``.
+        metrics: The final numbers by metric name; only finite ones.
+        reason: Why it failed; empty if it did not.
+        failed_before: Whether it had failed and was run again. A sampler has proposed the trials after it in the knowledge of
+            that, and is told the same again when a sweep goes on.
+    """
 
     run_id: str
     trial: Trial
     status: EndStatus
     metrics: dict[str, float] = field(default_factory=dict)
     reason: str = ""
+    failed_before: bool = False

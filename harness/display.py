@@ -101,7 +101,7 @@ class LiveDisplay:
             TimeRemainingColumn(),
             expand=True,
         )
-        self._best = Text("  best so far: none in this run yet", style="dim")
+        self._best = Text("  best so far: none in this run yet", style="dim", no_wrap=True, overflow="ellipsis")
         self._live = Live(Group(self._progress, self._best), console=self._console)
         self._task = TaskID(0)
         self._total = self._ended = self._failed = 0

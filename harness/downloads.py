@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.disk import write_whole
 from harness.rules import UserError, checksum_words, digest_of
 
 DOWNLOAD_TIMEOUT_SECONDS = 30
@@ -130,7 +131,8 @@ def _remember_checksums(root: Path, list_file: Path, paths: list[Path]) -> None:
     lines = list_file.read_text().splitlines() if list_file.is_file() else []
     known = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     known |= {path.relative_to(root).as_posix(): digest_of(path) for path in paths}
-    list_file.write_text("".join(f"{digest}  {name}\n" for name, digest in known.items()))
+    content = "".join(f"{digest}  {name}\n" for name, digest in known.items()).encode()
+    write_whole(list_file, lambda file: file.write(content))
 
 
 @contextmanager

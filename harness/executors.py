@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import gc
-import os
-import signal
+import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import connection, get_all_start_methods, get_context, parent_process, resource_tracker
+from multiprocessing import get_context
 from types import TracebackType
 from typing import Any, Self, cast
 
 from harness.groups import choose_workers
+from harness.processes import environment, how_it_ended, interrupts_held, start_method, start_worker, with_its_log
 from harness.ray_executor import RayExecutor
-from harness.workers import HUGE_PAGES, TUNABLES, WORKER, Call, Executor, Wanted, WorkerDiedError
-
-EXIT_SECONDS = 10
-"""How long a worker that has broken off is waited for, to know how it ended."""
+from harness.workers import HUGE_PAGES, TUNABLES, Call, Executor, NoWorkerError, Wanted, WorkerDiedError
 
 STARTS = 3
 """How often a worker process is started for a task at the most."""
@@ -69,7 +64,7 @@ class ProcessExecutor:
 
     def __init__(self, workers: int) -> None:
         self.workers, self.slots = workers, workers + 1  # one more than can run, so that no worker waits for the coordinator
-        self._context: Any = get_context(_start_method())
+        self._context: Any = get_context(start_method())
         self._lock = threading.RLock()  # results come on threads of the pools
         self._workers = [_Worker(number) for number in range(workers)]
         self._idle, self._waiting = deque(self._workers), deque[Call]()
@@ -94,7 +89,7 @@ class ProcessExecutor:
     def _submit_to(self, worker: _Worker, call: Call) -> Future[Any]:
         """Hands a task to a worker; starts another process where the worker's has died without a task, or dies as it starts."""
         failed: Future[Any] = Future()
-        with _interrupts_held(), _environment(TUNABLES, HUGE_PAGES):
+        with interrupts_held(), environment(TUNABLES, HUGE_PAGES):
             for _ in range(STARTS):
                 try:
                     return _submit_to_pool(self._start(worker), call)
@@ -102,12 +97,17 @@ class ProcessExecutor:
                     worker.pool, last = None, error
                 finally:
                     worker.processes = list(((worker.pool and worker.pool._processes) or {}).values())
-        failed.set_exception(BrokenProcessPool(f"no worker process can be started: {last}"))
+        cause = " ".join(f"{type(last).__name__}: {last}".split())
+        failed.set_exception(
+            NoWorkerError(
+                f"no worker process can be started ({cause}): end other programs or use fewer --workers; the same command goes on"
+            )
+        )
         return failed
 
     def _start(self, worker: _Worker) -> ProcessPoolExecutor:
         if worker.pool is None:
-            worker.pool = ProcessPoolExecutor(1, self._context, _start_worker, (worker.number,))
+            worker.pool = ProcessPoolExecutor(1, self._context, start_worker, (worker.number,))
         return worker.pool
 
     def _take_result(self, worker: _Worker, call: Call, done: Future[Any]) -> None:
@@ -116,7 +116,7 @@ class ProcessExecutor:
             return
         error = done.exception()
         if isinstance(error, BrokenProcessPool):
-            error = WorkerDiedError(_how_it_ended(worker.processes))
+            error = WorkerDiedError(how_it_ended(worker.processes))
         with self._lock:
             if isinstance(error, WorkerDiedError):
                 worker.pool = None
@@ -124,8 +124,11 @@ class ProcessExecutor:
             self._serve()
         if error is not None:
             call.future.set_exception(error)
-        else:
-            call.future.set_result(done.result())
+            return
+        result, lines = done.result()
+        for name, level, line in lines:
+            logging.getLogger(name).log(level, line)
+        call.future.set_result(result)
 
     def __enter__(self) -> Self:
         return self
@@ -147,94 +150,11 @@ def _submit_to_pool(pool: ProcessPoolExecutor, call: Call) -> Future[Any]:
 
     As long as another process has it open, who reads a result in the middle of which the worker was killed waits for ever.
     """
-    future = pool.submit(call.function, *call.arguments)
+    future = pool.submit(with_its_log, call.function, *call.arguments)
     writer = cast(Any, pool)._result_queue._writer
     if not writer.closed:
         writer.close()
     return future
-
-
-def _how_it_ended(processes: Sequence[Any]) -> str:
-    """In words: by which signal, or with which exit code."""
-    for process in processes:
-        process.join(EXIT_SECONDS)
-        code = process.exitcode
-        process.kill()  # where it is the pipe that broke: nobody else ends a worker, which takes no SIGTERM
-        if code is not None and code < 0:
-            return f"a worker process was killed by {signal.Signals(-code).name}" + (
-                " (out of memory?)" if -code == signal.SIGKILL else ""
-            )
-        if code is not None:
-            return f"a worker process ended with exit code {code}"
-    return "no worker process could be started"
-
-
-def prepare(modules: Sequence[str]) -> None:
-    """Has the modules loaded once for all workers that start later, while the caller goes on.
-
-    A process is started that loads them and does nothing else; workers are its forks, which start at once and share its
-    memory. Where the system has no such process each worker loads what it needs by itself.
-    """
-    if _start_method() != "forkserver":
-        return
-    from multiprocessing.forkserver import ensure_running, set_forkserver_preload
-
-    set_forkserver_preload(list(modules))
-    with _interrupts_held(), _environment(TUNABLES, HUGE_PAGES):
-        ensure_running()
-
-
-def _start_method() -> str:
-    return "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Keeps Ctrl-C and SIGTERM from a process that starts now and leaves them to the coordinator, which gets them afterwards.
-
-    A terminal and a batch queue send them to all processes at once.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # which lets both signals through again when it starts
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """Sets a variable, where it has no value yet, for the processes that start now."""
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        del os.environ[name]
-
-
-def _start_worker(number: int) -> None:
-    """Numbers the worker, leaves Ctrl-C and SIGTERM to the coordinator, and makes sure that no worker outlives it.
-
-    What was loaded before it started is left out of garbage collection, which would write to memory that workers share.
-    """
-    gc.freeze()
-    os.environ[WORKER] = str(number)
-    for number_of_signal in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number_of_signal, signal.SIG_IGN)
-    parent = parent_process()
-    if parent is not None:
-        threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _leave_with(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)
 
 
 EXECUTORS: dict[str, Callable[[Wanted], Executor]] = {

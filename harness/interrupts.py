@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -30,7 +31,8 @@ def stopping_on_signals(note: Callable[[str], None]) -> Iterator[threading.Event
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        note(NOTE)
+        # On a thread of its own: this one may be in the middle of writing, and whatever it writes to cannot be entered twice.
+        _thread.start_new_thread(note, (NOTE,))
 
     if threading.current_thread() is not threading.main_thread():
         yield stop

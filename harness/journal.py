@@ -1,8 +1,8 @@
 """Writes that a store could not take, kept on disk until it can. Standard library only.
 
-A journal is a folder: one JSON line for each write, after a first line that says of which sweep, and beside the lines the
-contents of files. A line is added when all that belongs to it is on the disk. What a kill or a full disk leaves half-written
-is at the very end, and is dropped.
+A journal is a folder: a line for each write, its checksum and JSON, after a first line that says of which sweep, and beside the
+lines the contents of files. A line is added when all that belongs to it is on the disk. What a kill or a full disk leaves
+half-written is at the very end, and is dropped.
 """
 
 from __future__ import annotations
@@ -106,12 +106,12 @@ class Journal:
         if not (folder / LINES).is_file():
             return None
         lines = (folder / LINES).read_bytes().splitlines(keepends=True)
-        if lines and not _is_whole(lines[-1]):
+        if lines and _content_of(lines[-1]) is None:
             lines.pop()
         for number, line in enumerate(lines, start=1):
-            if not _is_whole(line):
-                raise _damaged(folder, f"line {number} is not JSON")
-        first = json.loads(lines[0]) if lines else {}
+            if _content_of(line) is None:
+                raise _damaged(folder, f"line {number} is not what was written")
+        first = (_content_of(lines[0]) if lines else None) or {}
         if first.pop("format", None) != FORMAT:
             raise _damaged(folder, "its first line is not that of a journal of this version")
         return cls(folder, Header(**first), len(lines) - 1, sum(map(len, lines)))
@@ -144,9 +144,11 @@ class Journal:
             JournalError: if a file is not what was kept.
         """
         with (self.folder / LINES).open("rb") as file:
-            for number, line in enumerate(file.read(self._end).splitlines()[1:]):
+            for number, line in enumerate(file.read(self._end).splitlines(keepends=True)[1:]):
                 if number >= skip:
-                    entry = json.loads(line)
+                    entry = _content_of(line)
+                    if entry is None:
+                        raise _damaged(self.folder, f"line {number + 2} has changed")
                     files = {name: self._read(number, place, digest) for place, (name, digest) in enumerate(entry["files"])}
                     yield Write(entry["kind"], entry["run"], entry["content"], files)
 
@@ -187,14 +189,18 @@ def _fill(content: bytes, file: BinaryIO) -> None:
 
 
 def _as_line(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content).encode() + b"\n"
+    text = json.dumps(content).encode()
+    return _digest(text) + b" " + text + b"\n"
 
 
-def _is_whole(line: bytes) -> bool:
-    try:
-        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
+def _content_of(line: bytes) -> dict[str, Any] | None:
+    """What a line says; nothing where it is not whole."""
+    digest, _, text = line.partition(b" ")
+    return dict(json.loads(text)) if text.endswith(b"\n") and _digest(text[:-1]) == digest else None
+
+
+def _digest(text: bytes) -> bytes:
+    return sha256(text).hexdigest()[:16].encode()
 
 
 def _unwritable(folder: Path, error: OSError) -> JournalError:

@@ -176,7 +176,7 @@ def apply(request: Request, study: StudyConfig) -> StudyConfig:
     base = replace(study.base, **fields)  # all at once: some fields are only allowed together
     if request.seeds is not None and study.sampler != "grid":
         raise UserError(f"--seeds is for grids, and {study.name} searches with {study.sampler!r}: use --trials N")
-    variants = [{name: value for name, value in each.items() if name not in request.fields} for each in study.variants]
+    variants = tuple({name: value for name, value in each.items() if name not in request.fields} for each in study.variants)
     if study.sampler == "grid" and not grid and not any(variants):
         grid = {"latent_size": (base.latent_size,)}
     return replace(

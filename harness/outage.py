@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,10 +43,12 @@ class Patience:
     Attributes:
         minutes: So long; the first write that fails ends it where that is 0.
         note: Says a sentence to the user.
+        stop: Is set when there is to be no more waiting.
     """
 
     minutes: float = 0.0
     note: Callable[[str], None] = field(default=lambda text: None)
+    stop: threading.Event = field(default_factory=threading.Event)
 
 
 class JournaledRuns:
@@ -138,10 +141,12 @@ class JournaledRuns:
 
         Raises:
             StoreError: if the store stays away for too long.
+            KeyboardInterrupt: if there is to be no more waiting; the journal stays.
         """
         while self._journal is not None and not self._catch_up():
             self._check_patience()
-            time.sleep(min(RETRY_SECONDS, max(0.05, self._seconds_left())))
+            if self._patience.stop.wait(min(RETRY_SECONDS, max(0.05, self._seconds_left()))):
+                raise KeyboardInterrupt
 
     def stored_id(self, run_id: str) -> str:
         """The id that the store gave the run of a key; anything else stays as it is."""
@@ -183,6 +188,7 @@ class JournaledRuns:
         error = self._why_away() or error  # which says it in fewer words than a client does
         self._journal, self._done = self._begin_journal(error), 0
         self._since = self._asked = time.monotonic()
+        self._pause = RETRY_SECONDS
         self._patience.note(
             f"note: {error.cause_line}; training goes on for {self._patience.minutes:g} minutes at the most, "
             f"and what it gives is kept in {self._journal.folder}"

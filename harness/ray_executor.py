@@ -265,6 +265,8 @@ def _connect(address: str, here: int, needs: Mapping[str, float]) -> Any:
             cause = " ".join(str(error).split())[:300]
             step = "start one with 'ray start --head', or give another --ray-address"
             raise UserError(f"the Ray cluster {address} cannot be used: {cause}: {step}") from error
+    # what befalls a node Ray would print on stdout, where a program may read the summary; the sweep says it itself
+    ray._private.worker.print_to_stdstream = lambda *arguments, **named: None
     return ray
 
 

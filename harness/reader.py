@@ -22,15 +22,19 @@ if TYPE_CHECKING:
 
 RUNS_A_PAGE = 1000
 MOST_EXPERIMENTS = 10_000
+ACTIVE, ACTIVE_AND_TRASH = 1, 3
+"""Which runs, in MLflow's numbers."""
+
+FAILED_BEFORE_TAG = "harness.failed_before"
 PRUNED_TAG = "harness.pruned"
 
 ENDS: dict[EndStatus, str] = {"finished": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
 """How a trial ends, in MLflow's words; one that was cut off is KILLED as well, without the tag."""
 
 CHILDREN = """
-    SELECT runs.run_uuid, runs.experiment_id, runs.status, runs.start_time, runs.end_time
+    SELECT runs.run_uuid, runs.experiment_id, runs.status, runs.start_time, runs.end_time, runs.lifecycle_stage = 'deleted'
     FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid
-    WHERE tags.key = 'mlflow.parentRunId' AND tags.value = ? AND runs.lifecycle_stage = 'active'
+    WHERE tags.key = 'mlflow.parentRunId' AND tags.value = ?
     ORDER BY runs.start_time DESC, runs.run_uuid
 """
 OF_CHILDREN = {
@@ -59,6 +63,7 @@ class StoredRun:
         status: In MLflow's words, such as ``FINISHED``.
         began: Milliseconds since 1970.
         ended: The same; ``None`` where it has not.
+        is_trashed: Whether it is in MLflow's trash.
         metrics: The last value of each.
         params: As text.
         tags: MLflow's own among them.
@@ -69,6 +74,7 @@ class StoredRun:
     status: str
     began: int
     ended: int | None = None
+    is_trashed: bool = False
     metrics: dict[str, float] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -94,7 +100,8 @@ class StoredRun:
     def record(self) -> TrialRecord:
         """The trial of this run, which has ended."""
         trial = Trial(self.number, TrialConfig.from_params(self.params), _joined("harness.proposal", self.tags))
-        return TrialRecord(self.run_id, trial, self.end or "failed", finite(self.metrics), self.tags.get("harness.reason", ""))
+        reason, failed_before = self.tags.get("harness.reason", ""), FAILED_BEFORE_TAG in self.tags
+        return TrialRecord(self.run_id, trial, self.end or "failed", finite(self.metrics), reason, failed_before)
 
     @property
     def number(self) -> int:
@@ -143,12 +150,14 @@ class StoreReader:
         return next(self._parents(experiment_id, identity, page=1), None)
 
     @explains
-    def children(self, parent: StoredRun) -> list[StoredRun]:
-        """The runs of all trials of a sweep, whatever has become of them, but for those in the trash."""
+    def children(self, parent: StoredRun, trash: bool = False) -> list[StoredRun]:
+        """The runs of all trials of a sweep, whatever has become of them; with ``trash``, those in MLflow's trash as well."""
         runs = read_children(self.uri, parent.run_id)
         if runs is None:
-            runs = list(self._asked_children(parent))
-        return [run for run in runs if "harness.trial" in run.tags]  # others may be below it, by somebody's own hand
+            wanted = f"tags.`mlflow.parentRunId` = '{parent.run_id}'"
+            runs = list(self._search(parent.experiment_id, wanted, view=ACTIVE_AND_TRASH if trash else ACTIVE))
+        # Others may be below it, by somebody's own hand.
+        return [run for run in runs if "harness.trial" in run.tags and (trash or not run.is_trashed)]
 
     def trials(self, parent: StoredRun) -> list[StoredRun]:
         """The runs of the trials of a sweep that have ended, in the order of their numbers; ``record`` is the trial of each."""
@@ -184,16 +193,14 @@ class StoreReader:
         wanted = "tags.`harness.kind` = 'sweep'" + (f" and tags.`harness.sweep` = '{identity}'" if identity else "")
         return self._search(experiment_id, wanted, ("attributes.start_time DESC",), page)
 
-    def _asked_children(self, parent: StoredRun) -> Iterator[StoredRun]:
-        """What ``read_children`` gives, from any store."""
-        return self._search(parent.experiment_id, f"tags.`mlflow.parentRunId` = '{parent.run_id}'")
-
-    def _search(self, experiment_id: str, wanted: str, order: Sequence[str] = (), page: int | None = None) -> Iterator[StoredRun]:
+    def _search(
+        self, experiment_id: str, wanted: str, order: Sequence[str] = (), page: int | None = None, view: int = ACTIVE
+    ) -> Iterator[StoredRun]:
         token = None
         while True:
             with no_garbage_collection():
                 runs = self._client.search_runs(
-                    [experiment_id], wanted, max_results=page or RUNS_A_PAGE, order_by=list(order), page_token=token
+                    [experiment_id], wanted, view, page or RUNS_A_PAGE, order_by=list(order), page_token=token
                 )
             yield from map(_stored, runs)
             token = runs.token
@@ -228,7 +235,7 @@ def read_children(uri: str, parent_id: str) -> list[StoredRun] | None:
     most of what it costs to resume a sweep.
 
     Returns:
-        The runs that are not in the trash; ``None`` where MLflow has to be asked: the store is of another kind, or it has
+        The runs, those in the trash among them; ``None`` where MLflow has to be asked: the store is of another kind, or it has
         other tables than are known here.
     """
     database = database_path(uri)
@@ -247,7 +254,10 @@ def read_children(uri: str, parent_id: str) -> list[StoredRun] | None:
 def _read_children(connection: sqlite3.Connection, parent_id: str) -> list[StoredRun]:
     connection.execute("BEGIN")  # so that all that is read is of one moment
     rows = connection.execute(CHILDREN, (parent_id,))
-    runs = {run_id: StoredRun(run_id, str(experiment), status, began, ended) for run_id, experiment, status, began, ended in rows}
+    runs = {
+        run_id: StoredRun(run_id, str(experiment), status, began, ended, bool(is_trashed))
+        for run_id, experiment, status, began, ended, is_trashed in rows
+    }
     for name, query in OF_CHILDREN.items():
         parts = {run_id: getattr(run, name) for run_id, run in runs.items()}
         for run_id, key, value in connection.execute(query, (parent_id,)):
@@ -258,9 +268,10 @@ def _read_children(connection: sqlite3.Connection, parent_id: str) -> list[Store
 
 def _stored(run: Run) -> StoredRun:
     info, data = run.info, run.data
-    status, ended = str(info.status), info.end_time or None
+    times = (int(info.start_time), info.end_time or None)
+    is_trashed = info.lifecycle_stage == "deleted"
     return StoredRun(
-        str(info.run_id), str(info.experiment_id), status, info.start_time, ended, data.metrics, data.params, data.tags
+        info.run_id, info.experiment_id, info.status, *times, is_trashed, metrics=data.metrics, params=data.params, tags=data.tags
     )
 
 

@@ -242,6 +242,9 @@ def _submit(run: Run, executor: Executor, tasks: Sequence[Task]) -> dict[Future[
 
 def _take_segment(run: Run, task: Task, segment: Segment) -> None:
     group = task.group
+    if segment.at_once and segment.at_once != group.at_once:
+        few = f"{segment.at_once} at a time" if segment.at_once > 1 else "one by one"
+        run.display.note(f"note: the memory of the device is too small for {_these(group.trials)} at once: {few} from now on")
     group.states = [_judged(run, trial, state) for trial, state in zip(group.trials, segment.states, strict=True)]
     group.at_once = segment.at_once
     _write_states(run, group)

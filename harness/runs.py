@@ -151,11 +151,11 @@ class MlflowRuns:
 def connect(uri: str) -> MlflowClient:
     """A client that reports no usage and says nothing on the terminal, and whose store has answered once.
 
-    It does not try a dead server for long: whoever writes asks again later.
+    It does not try a dead server for long, nor one that hangs: twice ten seconds. Whoever writes asks again later.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow.tracking import MlflowClient

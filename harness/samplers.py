@@ -20,6 +20,12 @@ from harness.rules import UserError, unknown
 
 DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {"down": "minimize", "up": "maximize"}
 
+CONSTRAINT = "failed"
+"""What a failed trial violates: samplers rank such trials behind all others."""
+
+FAILED_STATES = {"left out": TrialState.FAIL, "stopped": TrialState.PRUNED, "infeasible": TrialState.FAIL}
+"""How a sampler is told of a trial that has failed, by the way in which it learns."""
+
 TOLD = {"finished": TrialState.COMPLETE, "failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
 
 
@@ -44,6 +50,11 @@ def state_of(record: TrialRecord, objectives: Sequence[str]) -> TrialState:
     if record.status == "finished" and objective_values(record, objectives) is None:
         return TrialState.FAIL
     return TOLD[record.status]
+
+
+def has_failed(record: TrialRecord, objectives: Sequence[str]) -> bool:
+    """Whether a sampler is told that a trial has failed: as it did at first, for on that its next proposals were built."""
+    return record.failed_before or state_of(record, objectives) == TrialState.FAIL
 
 
 def stage_values(metrics: Mapping[str, float]) -> list[float]:
@@ -114,11 +125,16 @@ class Sampler:
         keeps_state: Whether it keeps more in the study than the trials' parameters and values, so that a resumed sweep
             has to ask for the earlier rounds again instead of adding their trials.
         several_objectives: Whether it takes more than one.
+        failures: How it learns of a trial that has failed. None looks at those that Optuna calls failed, and a model would
+            propose the same place again and again. ``"stopped"``: the trial was stopped, has no value, and is among the
+            worst. ``"infeasible"``: it violates a constraint. ``"left out"`` is enough where the next trials descend from
+            those that came to something, or from none.
     """
 
     make: Callable[[int], optuna.samplers.BaseSampler]
     keeps_state: bool = False
     several_objectives: bool = True
+    failures: Literal["left out", "stopped", "infeasible"] = "left out"
 
 
 PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
@@ -129,8 +145,8 @@ PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
 
 SAMPLERS: dict[str, Sampler] = {
     "random": Sampler(lambda seed: optuna.samplers.RandomSampler(seed=seed)),
-    "tpe": Sampler(lambda seed: optuna.samplers.TPESampler(seed=seed)),
-    "gp": Sampler(lambda seed: optuna.samplers.GPSampler(seed=seed)),
+    "tpe": Sampler(lambda seed: optuna.samplers.TPESampler(seed=seed), failures="stopped"),
+    "gp": Sampler(lambda seed: optuna.samplers.GPSampler(seed=seed), failures="infeasible"),
     "cmaes": Sampler(
         lambda seed: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
         keeps_state=True,

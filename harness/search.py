@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,18 @@ from optuna.trial import FrozenTrial, TrialState
 from harness.config import DATASET_FIELDS, StudyConfig, Trial, TrialConfig, TrialRecord, fingerprint
 from harness.library import SearchSpace
 from harness.rules import UserError
-from harness.samplers import SAMPLERS, frozen, new_study, objective_values, proposed, stage_values, state_of
+from harness.samplers import (
+    CONSTRAINT,
+    FAILED_STATES,
+    SAMPLERS,
+    frozen,
+    has_failed,
+    new_study,
+    objective_values,
+    proposed,
+    stage_values,
+    state_of,
+)
 
 Resolve = Callable[[TrialConfig], TrialConfig]
 """Fills in the fields that a configuration leaves to its architecture."""
@@ -73,7 +85,7 @@ class SamplerSearch:
     The sampler is seeded anew for each round from (sweep seed, trials asked so far), and learns of a round's results in
     the order of their numbers when the round is over: so neither workers nor interruptions change what it proposes. No
     configuration comes twice, and none that is too large: Optuna is told that such a proposal has failed, which samplers
-    that learn leave out of account, and is asked again.
+    leave out of account, and is asked again. Of a trial that has failed a sampler learns in its own way (``Sampler``).
     """
 
     def __init__(
@@ -101,11 +113,19 @@ class SamplerSearch:
         self._sampler, self._count_parameters = SAMPLERS[study.sampler], count_parameters
         self._results = dict(ended)
         self._round: dict[int, optuna.Trial] = {}
+        self._directions = directions
         self._told: dict[int, int] = {}
         self._known: set[TrialConfig] = set()
         self._closed = 0
         self.ended_early = ""
-        self.study = new_study(directions, self._new_sampler(0), study.pruner)
+        self._asked = new_study(directions, self._new_sampler(0), study.pruner)
+
+    @property
+    def study(self) -> optuna.Study:
+        """All trials of rounds that are over, as they ended; the sampler's own study has what it is told of failed ones."""
+        study, records = new_study(self._directions), [self._results[number] for number in range(self._closed)]
+        study.add_trials([frozen(record, *proposed(record), self._config.objectives) for record in records])
+        return study
 
     def next_round(self) -> list[Trial]:
         """All trials of the next round in which some have not ended; nothing when all rounds are over."""
@@ -116,7 +136,9 @@ class SamplerSearch:
                 for number in numbers:
                     self._restore(self._results[number])
                 continue
-            self.study.sampler = self._new_sampler(first)
+            if self._sampler.failures == "infeasible":
+                self._mark_failures(first)
+            self._asked.sampler = self._new_sampler(first)
             trials = self._propose_round(numbers)
             if any(trial.number not in self._results for trial in trials):
                 return trials
@@ -147,7 +169,10 @@ class SamplerSearch:
             record = self._results[number]
             self._report(number, stage_values(record.metrics))
             values, state = objective_values(record, self._config.objectives), state_of(record, self._config.objectives)
-            self.study.tell(self._round[number], values, state=state)
+            if has_failed(record, self._config.objectives):
+                values, state = None, FAILED_STATES[self._sampler.failures]
+                self._mark(self._round[number])
+            self._asked.tell(self._round[number], values, state=state)
         self._closed += len(self._round)
         self._round, self._told = {}, {}
         return self._closed
@@ -168,12 +193,12 @@ class SamplerSearch:
 
     def _propose(self, number: int) -> Trial | None:
         for _ in range(MOST_ASKS):
-            asked = self.study.ask()
+            asked = self._asked.ask()
             shared = {name: getattr(self._config.base, name) for name in DATASET_FIELDS}  # a sweep has one dataset
             config = self._resolve(replace(self._ask_space(asked), **(self._overrides | shared)))
             if config not in self._known and not self._is_too_large(config):
                 return self._accept(number, asked, config)
-            self.study.tell(asked, state=TrialState.FAIL)
+            self._asked.tell(asked, state=TrialState.FAIL)
         return None
 
     def _is_too_large(self, config: TrialConfig) -> bool:
@@ -203,8 +228,43 @@ class SamplerSearch:
             raise UserError(f"{where} gives {config!r}: allowed is a TrialConfig")
         return config
 
+    def _mark_failures(self, count: int) -> None:
+        """Builds the sampler's study anew, where any of the first trials has failed: with a value and a constraint for all.
+
+        Such a sampler has a model of the constraint beside that of the objectives, for which it needs a value of every
+        trial: that of a failed one stands for nothing, and is the mean of the others.
+        """
+        records = [self._results[number] for number in range(count)]
+        finished = [values for record in records if (values := self._told_values(record))]
+        if not finished or not any(has_failed(record, self._config.objectives) for record in records):
+            return
+        stand_in = [statistics.fmean(each) for each in zip(*finished, strict=True)]
+        self._asked = new_study(self._directions, pruner=self._config.pruner)
+        for record in records:
+            entry = self._entry(record)
+            if has_failed(record, self._config.objectives):
+                entry.state, entry.values, entry.intermediate_values = TrialState.COMPLETE, stand_in, {}
+            else:
+                entry.set_constraint(CONSTRAINT, -1.0)
+            self._asked.add_trial(entry)
+
+    def _told_values(self, record: TrialRecord) -> list[float] | None:
+        return None if record.failed_before else objective_values(record, self._config.objectives)
+
+    def _entry(self, record: TrialRecord) -> FrozenTrial:
+        """A trial as the sampler is told of it."""
+        entry = frozen(record, *proposed(record), self._config.objectives)
+        if has_failed(record, self._config.objectives):
+            entry.values, entry.state = None, FAILED_STATES[self._sampler.failures]
+            self._mark(entry)
+        return entry
+
+    def _mark(self, trial: optuna.Trial | FrozenTrial) -> None:
+        if self._sampler.failures != "left out":
+            trial.set_constraint(CONSTRAINT, 1.0)
+
     def _restore(self, record: TrialRecord) -> None:
-        self.study.add_trial(frozen(record, *proposed(record), self._config.objectives))
+        self._asked.add_trial(self._entry(record))
         self._known.add(record.trial.config)
         self._closed += 1
 

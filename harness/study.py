@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness import costs, executors, options
+from harness import costs, options, processes
 from harness.library import StudyFile, list_studies, load_study
 from harness.options import Request
 from harness.rules import UserError, one_line
@@ -90,10 +90,11 @@ def _dry_run(file: StudyFile, request: Request) -> int:
 
 def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
     if request.executor == "processes":
-        executors.prepare(["harness.trial"])  # while this process loads the rest
+        processes.prepare(["harness.trial"])  # while this process loads the rest
     from harness import display
     from harness.claims import private_path
     from harness.closing import show_as_json, show_outcome
+    from harness.interrupts import stopping_on_signals
     from harness.outage import Patience
     from harness.plan import make_plan
     from harness.rounds import Means
@@ -104,21 +105,22 @@ def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
     check_store(store_uri(request.tracking_uri))  # before images are downloaded
     plan = make_plan(file, request)
     shown = display.open_display()
-    tracker = MlflowTracker(request.tracking_uri, Patience(request.outage_limit, shown.note))
-    means = Means(
-        executor=request.executor,
-        workers=request.workers,
-        cluster=request.ray_address,
-        resources=request.resources,
-        group_size=request.group_size,
-        fresh=request.fresh,
-        retry_failed=request.retry_failed,
-        retries=request.retries,
-        checkpoints=private_path(tracker.uri, ".checkpoints", plan.identity),
-        command=_command(words),
-    )
     started = time.monotonic()
-    outcome = run_sweep(plan, means, tracker, shown)
+    with stopping_on_signals(shown.note) as stop:
+        tracker = MlflowTracker(request.tracking_uri, Patience(request.outage_limit, shown.note, stop))
+        means = Means(
+            executor=request.executor,
+            workers=request.workers,
+            cluster=request.ray_address,
+            resources=request.resources,
+            group_size=request.group_size,
+            fresh=request.fresh,
+            retry_failed=request.retry_failed,
+            retries=request.retries,
+            checkpoints=private_path(tracker.uri, ".checkpoints", plan.identity),
+            command=_command(words),
+        )
+        outcome = run_sweep(plan, means, tracker, shown, stop)
     if not outcome.kept and not request.smoke and outcome.summary.finished == outcome.summary.total:
         costs.remember(plan.study, time.monotonic() - started)
     again = _command([*words, "--fresh"])

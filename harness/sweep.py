@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from harness.config import Trial, TrialRecord
 from harness.confirmation import ConfirmedSearch, Search, is_confirmation
 from harness.display import Display
 from harness.executors import EXECUTORS
-from harness.interrupts import stopping_on_signals
 from harness.measures import METRICS
 from harness.plan import SweepPlan
 from harness.reporting import FINDINGS_FILE, PAGE_FILE, describe, read_findings, report_files
@@ -51,21 +51,30 @@ class SweepOutcome:
     kept: int
 
 
-def run_sweep(plan: SweepPlan, means: Means, tracker: Tracker, display: Display) -> SweepOutcome:
+def run_sweep(
+    plan: SweepPlan, means: Means, tracker: Tracker, display: Display, stop: threading.Event | None = None
+) -> SweepOutcome:
     """Runs a sweep to its end, or goes on with it.
+
+    Args:
+        plan: What to run.
+        means: How.
+        tracker: Where the results go.
+        display: Who is told.
+        stop: Is set when the sweep is to come to a good place and stop there.
 
     Raises:
         UserError: if another command runs it, or the tracking store, the cluster or a search space cannot be used.
-        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the runs under way were ended as interrupted.
+        KeyboardInterrupt: if it was to stop, or on Ctrl-C, after the runs under way were ended as interrupted.
     """
-    with stopping_on_signals(display.note) as stop, tracker.claim(plan.identity), open_executor(plan, means) as executor:
+    with tracker.claim(plan.identity), open_executor(plan, means) as executor:
         sweep = tracker.open_sweep(_info(plan), means.fresh, means.retry_failed)
         for note in sweep.notes:
             display.note(f"note: {note}")
         records = {number: record for number, record in sweep.records.items() if number < plan.total or is_confirmation(number)}
         kept, search = len(records), open_search(plan, records)
         trials = search.next_round()
-        run = Run(plan, means, tracker, display, sweep, stop, is_hopeless=search.is_hopeless)
+        run = Run(plan, means, tracker, display, sweep, stop or threading.Event(), is_hopeless=search.is_hopeless)
         if trials or not sweep.was_finished:
             tracker.resume_sweep(sweep)
             with _left_in_order(run):
@@ -171,7 +180,7 @@ def _publication(run: Run, summary: tables.Summary) -> Publication:
     plan, objective = run.plan, run.plan.study.objectives[0]
     records = [record for row in summary.rows for record in row.trials]
     best = tables.best_trial(records, objective)
-    view = view_tag(plan.identity, plan.title, summary.axes, "val/mse")
+    view = view_tag(plan.identity, plan.title, sorted(summary.axes, key=lambda axis: axis != "latent_size"), "val/mse")
     name = re.sub(r"[^\w.-]+", "-", f"{plan.study.name}-{plan.study.base.dataset}")
     description = f"Best {objective} of the sweep {plan.identity}" + (f": {trial_name(plan, best.trial)}" if best else "")
     return Publication(view, name, best.run_id if best else "", description)

@@ -19,7 +19,7 @@ from harness.claims import HEARTBEAT_SECONDS, check_heartbeat, claim_sweep, hear
 from harness.config import EpochLog, Trial, TrialRecord, TrialResult
 from harness.journal import Header, Journal, Write
 from harness.outage import JournaledRuns, Patience, Writer
-from harness.reader import ENDS, PRUNED_TAG, StoredRun, StoreReader, finite
+from harness.reader import ENDS, FAILED_BEFORE_TAG, PRUNED_TAG, StoredRun, StoreReader, finite
 from harness.runs import MlflowRuns, explained, explains, find_experiment, open_client, register_best, source_tags, write_view
 from harness.store import absolute, ask_store, database_path, store_uri, without_password
 from harness.tracker import OpenSweep, Publication, Status, SweepInfo
@@ -62,6 +62,7 @@ class MlflowTracker:
         self.context: dict[str, str] = {}
         self._info: SweepInfo | None = None
         self._parent_id = ""
+        self._failed_before: frozenset[int] = frozenset()
         self._beat_at = -math.inf
 
     def claim(self, identity: str) -> AbstractContextManager[object]:
@@ -80,11 +81,14 @@ class MlflowTracker:
         with ``retry_failed``, those of failed trials. What an earlier command has left in a journal is written first.
         """
         experiment_id, notes = find_experiment(self._client, self.uri, info.study)
-        parent = None if fresh else self._newest_sweep(experiment_id, info.identity)
+        parent = self._newest_sweep(experiment_id, info.identity)
         if self._journaled:
             header = Header(without_password(self._address), info.identity, experiment_id)
-            if self._journaled.open(header, journal_folders(self._address, info.identity)) and not fresh:
+            if self._journaled.open(header, journal_folders(self._address, info.identity)):
                 parent = self._newest_sweep(experiment_id, info.identity)
+        if fresh:
+            self._end_under_way(experiment_id, info.identity)
+            parent = None
         changes = provenance.git_changes()
         self.context, self._info = _context_tags(info.device, changes), info
         if parent is None:
@@ -113,6 +117,7 @@ class MlflowTracker:
             "harness.trial": str(trial.number),
             "harness.attempt": str(sweep.attempts.get(trial.number, 0) + 1),
             "harness.device": info.device,
+            **({FAILED_BEFORE_TAG: "true"} if trial.number in sweep.failed_before else {}),
             **_chunked("harness.proposal", trial.proposal),
             **tags,
         }
@@ -138,7 +143,8 @@ class MlflowTracker:
         self._log_files(run_id, result.artifacts)
         self._set_status(run_id, ENDS[result.status])
         self._beat()
-        return TrialRecord(run_id, trial, result.status, finite(result.metrics), result.reason)
+        failed_before = trial.number in self._failed_before
+        return TrialRecord(run_id, trial, result.status, finite(result.metrics), result.reason, failed_before)
 
     @explains
     def settle(self, records: Mapping[int, TrialRecord]) -> dict[int, TrialRecord]:
@@ -199,8 +205,11 @@ class MlflowTracker:
         """Writes what a journal holds and ends, as KILLED, the runs of its sweep that were cut off."""
         header = journal.header
         JournaledRuns(self._runs, header.store, lambda: ask_store(self._address), patience).replay(journal)
-        under_way = self._reader.under_way(header.experiment_id, header.sweep)
-        self.stop_trials([run.run_id for run in under_way], "interrupted")
+        self._end_under_way(header.experiment_id, header.sweep)
+
+    def _end_under_way(self, experiment_id: str, identity: str) -> None:
+        """Ends what a command that is gone has left as running."""
+        self.stop_trials([run.run_id for run in self._reader.under_way(experiment_id, identity)], "interrupted")
 
     def _swept(self) -> SweepInfo:
         if self._info is None:
@@ -233,20 +242,23 @@ class MlflowTracker:
 
     def _reopen(self, parent: StoredRun, notes: tuple[str, ...], retry_failed: bool) -> OpenSweep:
         kept = ("finished", "pruned") if retry_failed else ("finished", "pruned", "failed")
-        runs = self._reader.children(parent)
-        records = {run.number: run.record for run in runs if run.end in kept}
-        attempts = self._clear_away(run for run in runs if run.end not in kept)
-        return OpenSweep(parent.run_id, parent.experiment_id, records, attempts, parent.status == "FINISHED", notes)
-
-    def _clear_away(self, runs: Iterable[StoredRun]) -> dict[int, int]:
-        """Ends runs and puts them in the trash; gives how often each of their trials was begun, by number."""
+        runs = self._reader.children(parent, trash=True)
+        records = {run.number: run.record for run in runs if run.end in kept and not run.is_trashed}
+        self._clear_away(run for run in runs if run.end not in kept and not run.is_trashed)
         attempts: dict[int, int] = {}
-        for run in runs:
+        begun = [run for run in runs if run.number not in records]
+        for run in begun:
             attempts[run.number] = max(attempts.get(run.number, 0), int(run.tags.get("harness.attempt", "1")))
+        self._failed_before = frozenset(run.number for run in begun if run.status == "FAILED" or FAILED_BEFORE_TAG in run.tags)
+        was_finished = parent.status == "FINISHED"
+        return OpenSweep(parent.run_id, parent.experiment_id, records, attempts, self._failed_before, was_finished, notes)
+
+    def _clear_away(self, runs: Iterable[StoredRun]) -> None:
+        """Ends runs and puts them in the trash, which keeps how often each trial was begun."""
+        for run in runs:
             if run.status not in ("KILLED", "FAILED"):
                 self.stop_trials([run.run_id], "interrupted")
             self._client.delete_run(run.run_id)
-        return attempts
 
     def _create(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
         content = {"experiment_id": experiment_id, "name": name, "tags": dict(tags), "time": _now()}

@@ -46,6 +46,7 @@ class OpenSweep:
         experiment_id: Of the experiment.
         records: The trials that have ended, by number.
         attempts: How often each trial that has not ended was begun, by number.
+        failed_before: The trials among those that had failed.
         was_finished: Whether the parent run says that the sweep is over.
         notes: Sentences that the user should read.
     """
@@ -54,6 +55,7 @@ class OpenSweep:
     experiment_id: str
     records: dict[int, TrialRecord] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
+    failed_before: frozenset[int] = frozenset()
     was_finished: bool = False
     notes: tuple[str, ...] = ()
 
@@ -170,8 +172,10 @@ class NullTracker:
         """Keeps a trial's numbers and files."""
         self.statuses[run_id] = result.status
         self._keep(run_id, result.artifacts)
-        record = TrialRecord(run_id, trial, result.status, result.metrics, result.reason)
-        self._parents[run_id].records[trial.number] = record
+        records = self._parents[run_id].records
+        failed_before = trial.number in records  # or it would not have run again
+        record = TrialRecord(run_id, trial, result.status, result.metrics, result.reason, failed_before)
+        records[trial.number] = record
         return record
 
     def settle(self, records: Mapping[int, TrialRecord]) -> dict[int, TrialRecord]:

@@ -95,7 +95,6 @@ def _train_in_memory(
         trained = [train_group_as_stack(configs[part], states[part], epochs, material.splits, dtype) for part in parts]
     except torch.OutOfMemoryError:
         fewer = -(-at_once // 2)
-        LOG.warning("a stack of %d trials does not fit into the memory: %d at a time instead", at_once, fewer)
         if placement.device != "cpu":
             torch.cuda.empty_cache()
     else:

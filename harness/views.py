@@ -41,6 +41,7 @@ def view_state(identity: str, params: Sequence[str], best: str) -> dict[str, Any
     return {
         "selectedColumns": [*(f"metrics.`{name}`" for name in metrics), *(f"params.`{name}`" for name in params)],
         "runsHiddenMode": "SHOW_ALL",
+        "isAccordionReordered": True,
         "orderByKey": f"metrics.`{best}`",
         "orderByAsc": True,
         "searchFilter": f"tags.`harness.sweep` = '{identity}' and tags.`harness.kind` = 'trial'",

@@ -42,7 +42,7 @@ def correlation(value: float) -> str:
 
 def times(ratio: float) -> str:
     """A ratio of two numbers of things."""
-    return "as many" if abs(ratio - 1) < 0.05 else f"{ratio:.2g} times as many"
+    return "as many" if abs(ratio - 1) < 0.05 else f"{ratio:.3g} times as many"
 
 
 def interval(value: Interval, write: Format) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from harness.rules import UserError
+
 WORKER = "HARNESS_WORKER"
 """The variable that holds a worker's number, from 0: what runs in it may take the device of that number."""
 
@@ -21,6 +23,10 @@ TUNABLES = "GLIBC_TUNABLES"
 
 class WorkerDiedError(Exception):
     """A worker process ended while it had this task; says how it ended."""
+
+
+class NoWorkerError(UserError):
+    """No worker process can be started; says why. That is no task's fault."""
 
 
 class NodeLostError(WorkerDiedError):
@@ -61,7 +67,8 @@ class Executor(Protocol):
         """Starts a picklable function and gives the future of its result.
 
         The future can be cancelled as long as no worker has begun with it. It raises ``WorkerDiedError`` where the worker
-        died of it, or by another hand meanwhile; other tasks are not touched by that, and the worker is replaced.
+        died of it, or by another hand meanwhile; other tasks are not touched by that, and the worker is replaced. It raises
+        ``NoWorkerError`` where the system starts no process.
         """
 
     def __enter__(self) -> Self:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from filelock import FileLock
 
 from harness.config import Placement
 from harness.library import StudyFile
 from harness.options import Request
 from harness.plan import SweepPlan, make_plan
+from tests import support
 from tests.support import make_study_file
 
 if TYPE_CHECKING:
@@ -34,14 +36,17 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with its tables made and nothing in it: making one takes MLflow two seconds, copying it none."""
+    """A store with its tables made and nothing in it, for all processes: making one takes MLflow seconds, copying it none."""
     from harness.track import MlflowTracker
 
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowTracker(f"sqlite:///{path}")
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    connection.close()
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "empty.db"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            MlflowTracker(f"sqlite:///{path.with_suffix('.draft')}")
+            with closing(sqlite3.connect(path.with_suffix(".draft"))) as connection:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            path.with_suffix(".draft").rename(path)
     return path
 
 
@@ -61,21 +66,9 @@ def stored(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Store
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Makes file systems of a given size, such as ``256k``."""
-    mounted: list[Path] = []
-
-    def make(size: str) -> Path:
-        folder = tmp_path / f"disk-{len(mounted)}"
-        folder.mkdir()
-        ran = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True)
-        if ran.returncode:
-            pytest.skip(f"no file system can be mounted here: {ran.stderr.strip()}")
-        mounted.append(folder)
-        return folder
-
-    yield make
-    for folder in mounted:
-        subprocess.run(["umount", str(folder)], check=True)
+    """Makes disks of a given size, such as ``256k``."""
+    with ExitStack() as stack:
+        yield lambda size: stack.enter_context(support.small_disk(tmp_path / f"disk-{size}", size))
 
 
 @pytest.fixture

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,13 @@ from typing import Any
 
 import pytest
 
-from harness.config import StudyConfig, TrialConfig
+from harness import tables
+from harness.about import About
+from harness.config import StudyConfig, TrialConfig, TrialRecord
 from harness.executors import EXECUTORS
 from harness.library import StudyFile
+from harness.pictures import ReadFile
+from harness.reporting import FINDINGS_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,6 +52,26 @@ def torch_settings() -> tuple[object, ...]:
     return torch.get_num_threads(), deterministic, filled, torch.backends.mkldnn.matmul.fp32_precision
 
 
+def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A pure function that does the same work once only."""
+    known: dict[bytes, Any] = {}
+
+    def call(*arguments: Any) -> Any:
+        key = pickle.dumps(arguments)
+        if key not in known:
+            known[key] = function(*arguments)
+        return known[key]
+
+    return call
+
+
+def quick_report(about: About, records: Sequence[TrialRecord], read_file: ReadFile, *more: Any, **named: Any) -> dict[str, bytes]:
+    """In place of a sweep's report, which takes seconds: its tables, and of the same runs a file is read of each."""
+    summary = tables.summarize(records, tables.table_axes(about.layout.axes, records), about.layout.total or len(records))
+    read = [read_file(record.run_id, "model/config.json") for record in records]
+    return {**tables.table_files(summary, records), FINDINGS_FILE: b"[]", "figures/one.txt": b"".join(read)}
+
+
 TIMES = ("cost/train_seconds", "cost/samples_per_second", "cost/peak_memory_mb")
 """Metrics that no two runs share."""
 
@@ -66,9 +91,23 @@ def stored_trials(uri: str) -> dict[str, tuple[Any, ...]]:
     found = {}
     for run in runs:
         names = [name for name in run.data.metrics if name not in TIMES]
-        points = {name: [(each.step, each.value) for each in client.get_metric_history(run.info.run_id, name)] for name in names}
+        histories = {name: client.get_metric_history(run.info.run_id, name) for name in names}
+        points = {name: sorted((each.step, each.value) for each in history) for name, history in histories.items()}
         files = sorted(file.path for file in client.list_artifacts(run.info.run_id))
         found[run.data.tags["harness.trial"]] = (run.info.status, run.data.params, files, points)
+    return found
+
+
+def processes_of(group: int) -> list[int]:
+    """All living processes of a process group."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(status.parent.name))
     return found
 
 

@@ -63,8 +63,9 @@ def test_a_damaged_checkpoint_is_recognised_wherever_it_is_cut(states: list[Trai
         path.write_bytes(whole[:size])
         with pytest.raises(ValueError, match=r"group\.npz is damaged"):
             read_checkpoint(path, 3)
-    random = np.random.default_rng(0)
-    for place in random.integers(0, len(whole), 40):
+    random, directory = np.random.default_rng(0), whole.index(b"PK\x01\x02")
+    places = [*random.integers(0, len(whole), 40), *range(directory, directory + 46), *range(len(whole) - 22, len(whole))]
+    for place in places:  # anywhere, and in all of the archive's own words
         changed = bytearray(whole)
         changed[place] ^= 0xFF
         path.write_bytes(changed)

@@ -90,7 +90,7 @@ def test_a_lock_says_nothing_of_a_command_that_is_gone(tmp_path: Path) -> None:
 
 
 def test_a_sweep_that_another_machine_runs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While it was heard of lately; not afterwards, not on the same machine, which has a lock, and not for lack of a sign."""
+    """While it was heard of lately; not afterwards, and not for lack of a sign."""
     beat = heartbeat()
     check_heartbeat("one", beat)
     check_heartbeat("one", "")
@@ -99,6 +99,16 @@ def test_a_sweep_that_another_machine_runs_is_refused(monkeypatch: pytest.Monkey
         check_heartbeat("one", beat)
     content = json.loads(beat)
     check_heartbeat("one", json.dumps({**content, "at": content["at"] - claims.HEARTBEAT_LASTS_SECONDS - 1}))
+
+
+def test_a_sweep_that_another_user_of_this_machine_runs_is_refused() -> None:
+    """Whose lock is elsewhere: as long as the process is there, and no longer."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        beat = json.dumps({**json.loads(heartbeat()), "pid": process.pid})
+        with pytest.raises(UserError, match=rf"the sweep one is .* process {process.pid} on {platform.node()}, last heard of"):
+            check_heartbeat("one", beat)
+        process.kill()
+    check_heartbeat("one", beat)
 
 
 def test_a_disk_that_takes_no_lock_is_said_to_be_one(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import signal
 import socket
@@ -20,12 +19,12 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
+from harness.reader import open_reader
 from harness.study import main
-from tests.support import ROOT, locked, stored_trials
+from tests.support import ROOT, locked, processes_of, stored_trials
 
 SMALL = ["latent_sweep", "--set", "latent_size=2,3", "--set", "architecture=base,linear", "--seeds", "2", "--epochs", "2"]
 SMALL += ["--train-size", "64", "--set", "transfer_epochs=2", "--set", "draws=2", "--device", "cpu"]
-TIMES = ("cost/train_seconds", "cost/samples_per_second", "cost/peak_memory_mb")
 
 
 def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
@@ -53,15 +52,6 @@ def trials(folder: Path) -> list[Any]:
     return list(client.search_runs([experiment.experiment_id], "tags.`harness.kind` = 'trial'"))
 
 
-def numbers(folder: Path) -> dict[str, dict[str, float]]:
-    """Every number of every finished trial, by its number."""
-    return {
-        run.data.tags["harness.trial"]: {name: value for name, value in run.data.metrics.items() if name not in TIMES}
-        for run in trials(folder)
-        if run.info.status == "FINISHED"
-    }
-
-
 def read_until(process: subprocess.Popen[str], text: str) -> str:
     """Reads what the command says up to the line with a text; gives all of it."""
     assert process.stderr is not None
@@ -74,8 +64,8 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
 
 
 @contextmanager
-def server(folder: Path, port: int) -> Iterator[str]:
-    """A real MLflow server on a folder, killed at the end; gives its address."""
+def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A real MLflow server on a folder, killed at the end; gives its process."""
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files")]
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "-w", "1", *store]
@@ -84,7 +74,7 @@ def server(folder: Path, port: int) -> Iterator[str]:
     ) as process:
         try:
             _wait_for(f"http://127.0.0.1:{port}/health")
-            yield f"http://127.0.0.1:{port}"
+            yield process
         finally:
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -140,7 +130,7 @@ def test_a_failed_trial_gives_exit_code_1_and_is_named(capsys: pytest.CaptureFix
     assert re.search(r"failed: trial 1: (train_loss|train_mse|val_mse) is (inf|nan) in epoch \d", out)
 
 
-def test_a_dry_run_shows_the_trials_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_trialshows_the_trials_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every configuration is listed; no store, no folder comes of it."""
     assert main(["latent_sweep", "--dry-run", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
@@ -173,31 +163,6 @@ def test_a_study_of_ones_own_runs_from_anywhere(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_at_any_moment_ends_with_the_same_numbers(tmp_path: Path) -> None:
-    """SIGKILL of all its processes, several times; started again it finishes, with no trial twice and none left running."""
-    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    undisturbed.mkdir()
-    disturbed.mkdir()
-    run(SMALL, undisturbed)
-    moments = random.Random(7)
-    kills = 0
-    for _ in range(6):
-        with start(SMALL, disturbed) as process:
-            try:
-                process.communicate(timeout=moments.uniform(4, 14))
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
-                kills += 1
-    out, _ = run(SMALL, disturbed)
-    assert kills > 0
-    assert "8 of 8 trials have results" in out
-    assert numbers(disturbed) == numbers(undisturbed)
-    assert len(numbers(disturbed)) == 8
-    assert {each.info.status for each in trials(disturbed)} == {"FINISHED"}
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_stops_with_exit_code_130_and_the_command_that_resumes(number: signal.Signals, tmp_path: Path) -> None:
     """So does SIGTERM, also to all processes at once: no worker dies, no run is left running, what has ended is kept."""
@@ -219,6 +184,50 @@ def test_ctrl_c_stops_with_exit_code_130_and_the_command_that_resumes(number: si
 
 
 @pytest.mark.slow
+def test_the_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
+    """In the middle of a segment: no process and no run is left, and the same command finishes."""
+    words = ["latent_sweep", "--set", "latent_size=2", "--set", "architecture=heavy", "--seeds", "2", "--epochs", "60"]
+    words += ["--set", "transfer_epochs=2", "--set", "draws=2", "--device", "cpu"]
+    with start(words, tmp_path) as process:
+        read_until(process, "2 trials")
+        time.sleep(3)
+        process.send_signal(signal.SIGINT)
+        read_until(process, "stopping: what the workers have begun is finished")
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        _, err = process.communicate(timeout=60)
+        assert time.monotonic() - began < 4
+    assert process.returncode == 130
+    assert "interrupted; the same command resumes" in err
+    assert "Traceback" not in err
+    assert processes_of(process.pid) == []
+    assert {each.info.status for each in trials(tmp_path)} == {"KILLED"}
+    out, _ = run(words, tmp_path)
+    assert "2 of 2 trials have results" in out
+
+
+@pytest.mark.slow
+def test_sweeps_of_one_store_trialside_by_side_and_one_sweep_once(
+    tmp_path: Path, undisturbed: dict[str, tuple[Any, ...]]
+) -> None:
+    """Two begin at once where there is no store yet; the command of one of them is refused with its process."""
+    with start(SMALL, tmp_path) as first, start([*SMALL, "--set", "learning_rate=0.002"], tmp_path) as second:
+        read_until(first, "8 trials")
+        _, refused = run(SMALL, tmp_path, code=2)
+        for each in (first, second):
+            _, err = each.communicate(timeout=200)
+            assert each.returncode == 0, err
+    assert re.search(rf"is being run by another command: process {first.pid} on \S+, since", refused)
+    reader = open_reader(f"sqlite:///{tmp_path}/mlflow.db")
+    assert [len(reader.trials(sweep)) for sweep in reader.sweeps("latent_sweep")] == [8, 8]
+    plain = next(sweep for sweep in reader.sweeps("latent_sweep") if reader.trials(sweep)[0].params["learning_rate"] != "0.002")
+    for trial in reader.trials(plain):
+        _, params, _, points = undisturbed[str(trial.number)]
+        assert trial.params == params
+        assert {name: trial.metrics[name] for name in points} == {name: values[-1][1] for name, values in points.items()}
+
+
+@pytest.mark.slow
 def test_a_server_that_is_stopped_and_started_again_gets_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, tuple[Any, ...]]
 ) -> None:
@@ -226,7 +235,8 @@ def test_a_server_that_is_stopped_and_started_again_gets_everything(
     for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / name))
     port = free_port()
-    with server(tmp_path, port) as address:
+    address = f"http://127.0.0.1:{port}"
+    with server(tmp_path, port):
         process = start([*SMALL, "--json", "--tracking-uri", address], tmp_path)
         read_until(process, "[1/8")
     with process:
@@ -238,17 +248,41 @@ def test_a_server_that_is_stopped_and_started_again_gets_everything(
             client = MlflowClient(address)
             (parent,) = client.search_runs(["1"], "tags.`harness.kind` = 'sweep'")
             best = [value for name, value in parent.data.tags.items() if name.startswith("harness.best.")]
-            assert {client.get_run(run_id).info.status for run_id in (parent.info.run_id, *best)} == {"FINISHED"}
+            assert {client.get_run(trialid).info.status for trialid in (parent.info.trialid, *best)} == {"FINISHED"}
             beat = json.loads(parent.data.tags["harness.heartbeat"])
             assert beat["pid"] == process.pid
-            client.update_run(parent.info.run_id, status="RUNNING")
-            client.set_tag(parent.info.run_id, "harness.heartbeat", json.dumps({**beat, "host": "elsewhere", "at": time.time()}))
+            client.update_run(parent.info.trialid, status="RUNNING")
+            client.set_tag(parent.info.trialid, "harness.heartbeat", json.dumps({**beat, "host": "elsewhere", "at": time.time()}))
             _, refused = run([*SMALL, "--tracking-uri", address], tmp_path, code=2)
             assert f"process {process.pid} on elsewhere, last heard of" in refused
     assert re.search(rf"note: the tracking store {address} cannot be used: no MLflow server answers there .*kept in", before)
     assert "the tracking store is back" in err
     assert json.loads(out)["trials"] == {"total": 8, "finished": 8, "failed": 0}
     assert list(tmp_path.rglob("writes.jsonl")) == []
+
+
+@pytest.mark.slow
+def test_a_server_that_hangs_holds_a_sweep_up_for_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, tuple[Any, ...]]
+) -> None:
+    """It takes connections and answers none, as when it is stopped: training goes on, and it gets everything afterwards."""
+    for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    with server(tmp_path, port) as hanging, start([*SMALL, "--tracking-uri", address], tmp_path) as process:
+        read_until(process, "[1/8")
+        os.killpg(hanging.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        read_until(process, "cannot be used: no MLflow server answers there (timed out); training goes on")
+        seconds = time.monotonic() - began
+        read_until(process, "[7/8")
+        os.killpg(hanging.pid, signal.SIGCONT)
+        _, err = process.communicate(timeout=200)
+        assert process.returncode == 0, err
+        assert "the tracking store is back" in err
+        assert stored_trials(address) == undisturbed
+    assert seconds < 25
 
 
 @pytest.mark.slow
@@ -286,7 +320,7 @@ def test_plain_mlflow_ui_shows_the_runs_also_when_it_was_started_first(tmp_path:
             assert experiment is not None
             runs = client.search_runs([experiment.experiment_id], "tags.`harness.kind` = 'trial'")
             assert len(runs) == 8
-            address = f"http://127.0.0.1:{port}/get-artifact?path=reconstructions.png&run_uuid={runs[0].info.run_id}"
+            address = f"http://127.0.0.1:{port}/get-artifact?path=reconstructions.png&trialuuid={runs[0].info.trialid}"
             with urllib.request.urlopen(address, timeout=20) as answer:
                 assert answer.read(4) == b"\x89PNG"
         finally:

@@ -21,6 +21,7 @@ import torchvision
 
 from harness import datasets, downloads
 from harness.rules import UserError
+from tests.support import fill, small_disk
 from tests.test_datasets import error_of, load, write_torchvision
 
 
@@ -123,6 +124,21 @@ def test_a_file_of_other_content_is_an_error_of_the_set(tmp_path: Path) -> None:
     message = error_of("usps", tmp_path)
     assert f"dataset USPS: the files in {tmp_path} cannot be read" in message
     assert "--data-root" in message
+
+
+def test_a_list_of_checksums_is_whole_or_as_it_was(tmp_path: Path) -> None:
+    """On a disk without room for the new one the old one stays, and is still believed."""
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        list_file = disk / "KMNIST.sha256"
+        file = disk / "KMNIST" / "raw" / "a"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"a")
+        downloads._remember_checksums(disk, list_file, [file])
+        before = list_file.read_text()
+        fill(disk)
+        with pytest.raises(OSError, match="No space left"):
+            downloads._remember_checksums(disk, list_file, [file, disk / "filler"])
+        assert list_file.read_text() == before == f"{hashlib.sha256(b'a').hexdigest()}  KMNIST/raw/a\n"
 
 
 @pytest.mark.parametrize("limit", [100, 20_000], ids=["packed", "unpacked"])

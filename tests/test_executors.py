@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import logging
 import os
 import re
 import signal
@@ -17,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from harness import executors
+from harness import executors, processes
 from harness.executors import EXECUTORS, ProcessExecutor
-from harness.workers import HUGE_PAGES, WORKER, Wanted, WorkerDiedError
+from harness.workers import HUGE_PAGES, WORKER, NoWorkerError, Wanted, WorkerDiedError
 from tests.support import EXECUTOR_NAMES, ROOT
 
 
@@ -82,7 +84,7 @@ def _is_loaded(module: str) -> bool:
 def test_what_is_prepared_is_loaded_once_for_all_workers() -> None:
     """Workers have the modules without loading them, and the process that asked has not loaded them at all."""
     before = dict(os.environ)
-    executors.prepare(["tabnanny", "a_module_that_is_not_there"])
+    processes.prepare(["tabnanny", "a_module_that_is_not_there"])
     assert dict(os.environ) == before
     with ProcessExecutor(2) as executor:
         loaded = [executor.submit(_is_loaded, "tabnanny").result(60) for _ in range(2)]
@@ -96,9 +98,10 @@ def test_what_is_prepared_is_loaded_once_for_all_workers() -> None:
     [
         (os.kill, signal.SIGKILL, "was killed by SIGKILL (out of memory?)"),
         (os.kill, signal.SIGSEGV, "was killed by SIGSEGV"),
+        (os.kill, 40, "was killed by signal 40"),
         (_exit, 3, "ended with exit code 3"),
     ],
-    ids=["killed", "segmentation fault", "exit"],
+    ids=["killed", "segmentation fault", "signal without a name", "exit"],
 )
 def test_a_worker_that_dies_takes_one_task_with_it(end: Callable[[int, int], None], number: int, words: str) -> None:
     """The error says how it ended; tasks that wait and other workers go on, and the worker is replaced under its number."""
@@ -153,8 +156,8 @@ def test_a_worker_that_dies_without_a_task_is_replaced() -> None:
 
 @pytest.mark.parametrize(("deaths", "comes"), [(1, True), (executors.STARTS, False)])
 def test_a_worker_that_dies_as_it_starts_is_started_again(deaths: int, comes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few times; then the task has its error, and nobody waits for ever."""
-    left = [EOFError("unexpected EOF")] * deaths
+    """A few times; then the task has the system's own reason, and nobody waits for ever."""
+    left = [OSError(errno.EAGAIN, "Resource temporarily unavailable")] * deaths
     plain = ProcessPoolExecutor.submit
 
     def submit(pool: ProcessPoolExecutor, *arguments: Any) -> Any:
@@ -168,9 +171,23 @@ def test_a_worker_that_dies_as_it_starts_is_started_again(deaths: int, comes: bo
         if comes:
             assert future.result(60) == (2, 1)
         else:
-            with pytest.raises(WorkerDiedError, match="no worker process could be started"):
+            with pytest.raises(NoWorkerError, match=r"can be started \(BlockingIOError: .*Resource temporarily unavailable\): "):
                 future.result(60)
         assert executor.submit(divmod, 8, 3).result(60) == (2, 2)
+
+
+def _warn(words: str) -> int:
+    logging.getLogger("harness.some").warning("%s of %d", words, 2)
+    return 3
+
+
+@pytest.mark.parametrize("name", ["inline", "processes"])
+def test_what_a_task_logs_is_logged_here(name: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+    """Once, with its own name; no worker writes on the terminal beside the coordinator."""
+    with EXECUTORS[name](Wanted(1)) as executor:
+        assert executor.submit(_warn, "words").result(60) == 3
+    assert caplog.record_tuples == [("harness.some", logging.WARNING, "words of 2")]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_task_that_waits_can_be_cancelled() -> None:

@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
 from harness.interrupts import NOTE, stopping_on_signals
+from tests.support import ROOT
+
+WRITING = """
+import sys, threading
+from harness.interrupts import stopping_on_signals
+
+told = threading.Event()
+
+def note(text):
+    print(text, file=sys.stderr)
+    told.set()
+
+with stopping_on_signals(note) as stop:
+    print("ready", flush=True)
+    sys.stderr.write("x" * 10**6 + "\\n")
+    told.wait(20)
+"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -22,8 +42,25 @@ def test_the_first_signal_sets_the_event_and_the_second_leaves(number: signal.Si
         assert stop.is_set()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
+    deadline = time.monotonic() + 10
+    while not notes and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert notes == [NOTE]
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_in_the_middle_of_a_line_breaks_nothing() -> None:
+    """What is written to is entered by one at a time: the line is finished first, and the note comes after it."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
+    command = [sys.executable, "-c", WRITING]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.3)  # until the pipe is full, and the program waits in the middle of its line
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err[-2000:]
+    assert err == f"{'x' * 10**6}\n{NOTE}\n"
 
 
 def test_outside_the_main_thread_signals_are_left_alone() -> None:

@@ -78,15 +78,18 @@ def test_files_whose_line_is_missing_are_none(tmp_path: Path) -> None:
     assert list(opened(tmp_path / "j").writes()) == [WRITES[0], WRITES[2]]
 
 
-@pytest.mark.parametrize("fault", ["line", "file changed", "file missing", "other version"])
-def test_a_journal_that_is_broken_elsewhere_is_refused(tmp_path: Path, fault: str) -> None:
+@pytest.mark.parametrize("fault", ["line", "digit", "file changed", "file missing", "other version"])
+def test_a_journal_that_is_broken_elsewhere_is_refused(tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names it, and nothing of it is taken for whole."""
     journal_of(tmp_path / "j")
     lines = (tmp_path / "j" / LINES).read_bytes().splitlines(keepends=True)
     if fault == "line":
         (tmp_path / "j" / LINES).write_bytes(b"".join([*lines[:2], lines[2][:9] + b"\n", *lines[3:]]))
+    elif fault == "digit":
+        assert b"0.30000000000000004" in lines[2]
+        (tmp_path / "j" / LINES).write_bytes(b"".join(lines).replace(b"0.30000000000000004", b"0.30000000000000005"))
     elif fault == "other version":
-        (tmp_path / "j" / LINES).write_bytes(lines[0].replace(b'"format": 1', b'"format": 0') + b"".join(lines[1:]))
+        monkeypatch.setattr("harness.journal.FORMAT", 2)
     elif fault == "file changed":
         (tmp_path / "j" / "files" / "2" / "0").write_bytes(b"\x00\n")
     else:

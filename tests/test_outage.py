@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from harness import outage, store
+from harness import outage, rounds, store, sweep
 from harness.config import Trial, TrialRecord, TrialResult
 from harness.journal import Journal, JournalError, Write
 from harness.outage import Patience
@@ -28,15 +29,20 @@ from harness.study import main
 from harness.sweep import Means, run_sweep
 from harness.track import MlflowTracker
 from harness.tracker import OpenSweep
-from tests.support import fill, locked, small_disk, stored_trials
+from harness.trial import evaluate_group, run_segment
+from tests.support import fill, locked, quick_report, remembered, small_disk, stored_trials
 from tests.test_sweep import QuietDisplay
 
 INLINE = Means("inline", group_size=1)
+TRAIN, EVALUATE = remembered(run_segment), remembered(evaluate_group)
 
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Asks often and waits shortly; the user's own files are in the folder of the test."""
+    """Asks often and waits shortly; the user's own files are in the folder of the test. What is trained is trained once."""
+    monkeypatch.setattr(rounds, "run_segment", TRAIN)
+    monkeypatch.setattr(rounds, "evaluate_group", EVALUATE)
+    monkeypatch.setattr(sweep, "report_files", quick_report)
     monkeypatch.setattr(outage, "RETRY_SECONDS", 0.1)
     monkeypatch.setattr(outage, "CALM_SECONDS", 0.0)
     monkeypatch.setattr(store, "ASK_TIMEOUT_SECONDS", 0.05)
@@ -273,6 +279,37 @@ def test_ctrl_c_while_the_store_is_away_leaves_nothing_running(
     assert stored_trials(uri) == undisturbed
 
 
+def test_ctrl_c_ends_the_waiting_for_a_store(plan: SweepPlan, database: Path, undisturbed: dict[str, tuple[Any, ...]]) -> None:
+    """When all is trained and only the store is waited for: the first one leaves, and the journal stays."""
+    uri, stop = f"sqlite:///{database}", threading.Event()
+
+    class ImpatientDisplay(QuietDisplay):
+        """Asks to stop when all trials have ended."""
+
+        def trial_ended(self, *arguments: Any, **named: Any) -> None:
+            """Counts."""
+            super().trial_ended(*arguments, **named)
+            if len(self.names) == 4:
+                threading.Timer(0.3, stop.set).start()
+
+    tracker = FaultyTracker(uri, Patience(30, stop=stop), lambda: locked(database), last=99)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(plan, INLINE, tracker, ImpatientDisplay(), stop)
+    assert time.monotonic() - began < 30
+    tracker.mend()
+    assert len(journals(database.parent)) == 1
+    assert run_sweep(plan, INLINE, MlflowTracker(uri, patience([])), QuietDisplay()).kept == 4
+    assert stored_trials(uri) == undisturbed
+
+
+def test_a_journal_of_a_store_with_a_password_asks_for_the_address(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The journal does not have the password, so it cannot be replayed without being told."""
+    Journal.begin(tmp_path / "j", outage.Header("http://me:***@127.0.0.1:9", "s", "1"))
+    assert main(["--replay", "j"]) == 2
+    assert "add its address with the password: --tracking-uri URI" in capsys.readouterr().err
+
+
 def test_a_journal_may_be_replayed_twice(
     plan: SweepPlan, database: Path, tmp_path: Path, undisturbed: dict[str, tuple[Any, ...]]
 ) -> None:
@@ -362,7 +399,8 @@ def test_a_write_that_was_answered_by_nobody_is_done_once(database: Path) -> Non
 
 def test_what_the_store_refuses_is_no_outage(database: Path) -> None:
     """A write that it will never take ends the sweep at once, as before: waiting would not help."""
-    tracker, notes = MlflowTracker(f"sqlite:///{database}", patience(notes := [])), notes
+    notes: list[str] = []
+    tracker = MlflowTracker(f"sqlite:///{database}", patience(notes))
     with pytest.raises(UserError, match="not found") as caught:
         tracker._runs.write(Write("status", "0" * 32, {"status": "FINISHED", "time": 1}))
     assert not isinstance(caught.value, StoreError)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from multiprocessing import forkserver
@@ -13,20 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from harness import rounds, sweep
+from harness import rounds, sweep, train_stack
 from harness.config import TrialConfig
-from harness.executors import prepare
+from harness.executors import NoWorkerError
 from harness.options import Request
 from harness.plan import SweepPlan, make_plan
+from harness.processes import prepare
 from harness.rounds import Means, Stopped
 from harness.rules import UserError
 from harness.sweep import SweepOutcome, run_sweep
 from harness.tracker import NullTracker
 from harness.trial import evaluate_group, run_segment
-from tests.support import TINY, make_study_file
+from tests.support import TINY, make_study_file, quick_report
 from tests.test_sweep import QuietDisplay, numbers
 
+Numbers = dict[TrialConfig, dict[str, float]]
 EPOCHS = 3
 WORK: dict[str, Callable[..., Any]] = {"training": run_segment, "evaluation": evaluate_group}
 NAMES = {"training": "run_segment", "evaluation": "evaluate_group"}
@@ -41,11 +46,28 @@ def _prepared() -> Iterator[None]:
     forkserver._forkserver._stop()
 
 
+@pytest.fixture(autouse=True)
+def _quickly_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a sweep's report looks like is not what is looked at here."""
+    monkeypatch.setattr(sweep, "report_files", quick_report)
+
+
+def make(folder: Path) -> SweepPlan:
+    """Four trials in one group of three segments."""
+    file = make_study_file(folder, base=replace(TINY, architecture="linear", epochs=EPOCHS))
+    return make_plan(file, Request(device="cpu"))
+
+
 @pytest.fixture
 def plan(tmp_path: Path) -> SweepPlan:
-    """Four trials in one group of three segments."""
-    file = make_study_file(tmp_path, base=replace(TINY, architecture="linear", epochs=EPOCHS))
-    return make_plan(file, Request(device="cpu"))
+    """The same for every test."""
+    return make(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Numbers:
+    """The numbers of a sweep to which nothing happens."""
+    return numbers(run(make(tmp_path_factory.mktemp("undisturbed")), Means("inline", group_size=4)))
 
 
 @pytest.fixture
@@ -54,9 +76,22 @@ def means(tmp_path: Path) -> Means:
     return Means("processes", workers=1, group_size=4, checkpoints=tmp_path / "checkpoints")
 
 
-def run(plan: SweepPlan, means: Means, tracker: NullTracker | None = None, display: QuietDisplay | None = None) -> SweepOutcome:
+def run(
+    plan: SweepPlan,
+    means: Means,
+    tracker: NullTracker | None = None,
+    display: QuietDisplay | None = None,
+    stop: threading.Event | None = None,
+) -> SweepOutcome:
     """Runs a sweep in memory."""
-    return run_sweep(plan, means, tracker or NullTracker(), display or QuietDisplay())
+    return run_sweep(plan, means, tracker or NullTracker(), display or QuietDisplay(), stop)
+
+
+def run_until(after: float, plan: SweepPlan, means: Means, tracker: NullTracker | None = None) -> None:
+    """Runs a sweep that is stopped when so much work is done."""
+    display = _StopDisplay(after)
+    with pytest.raises(Stopped):
+        run(plan, means, tracker, display, display.event)
 
 
 def die_once(flag: str, work: Callable[..., Any], configs: Sequence[TrialConfig], *arguments: Any) -> Any:
@@ -78,14 +113,12 @@ def die_of(seed: int, latent_size: int, work: Callable[..., Any], configs: Seque
 
 @pytest.mark.parametrize("when", list(WORK))
 def test_a_worker_that_is_killed_costs_its_task_and_no_number(
-    when: str, plan: SweepPlan, means: Means, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    when: str, plan: SweepPlan, means: Means, undisturbed: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is tried again as it was: the numbers are those of an undisturbed sweep, bit for bit, and no run is twice there."""
     tracker, display = NullTracker(), QuietDisplay()
     monkeypatch.setattr(rounds, NAMES[when], partial(die_once, str(tmp_path / "flag"), WORK[when]))
-    outcome = run(plan, means, tracker, display)
-    monkeypatch.undo()
-    assert numbers(outcome) == numbers(run(plan, means))
+    assert numbers(run(plan, means, tracker, display)) == undisturbed
     assert any(f"SIGKILL (out of memory?) in the {when} of trials 0 to 3: again" in note for note in display.notes)
     assert display.done == pytest.approx(display.units)
     assert len(tracker.statuses) == 5
@@ -95,11 +128,10 @@ def test_a_worker_that_is_killed_costs_its_task_and_no_number(
 @pytest.mark.parametrize("when", list(WORK))
 @pytest.mark.parametrize("retries", [1, 2])
 def test_the_trial_of_which_workers_die_fails_and_the_others_finish(
-    retries: int, when: str, plan: SweepPlan, means: Means, monkeypatch: pytest.MonkeyPatch
+    retries: int, when: str, plan: SweepPlan, means: Means, undisturbed: Numbers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its group is halved until it is alone; the reason names the signal, and the numbers of the others are as they should be."""
     tracker, display = NullTracker(), QuietDisplay()
-    expected = numbers(run(plan, means))
     monkeypatch.setattr(rounds, NAMES[when], partial(die_of, 1, 3, WORK[when]))
     outcome = run(plan, replace(means, retries=retries), tracker, display)
     (failed,) = outcome.summary.failed
@@ -108,7 +140,7 @@ def test_the_trial_of_which_workers_die_fails_and_the_others_finish(
     found = numbers(outcome)
     assert len(found) == 3
     for config, values in found.items():
-        assert values == pytest.approx(expected[config], rel=1e-3, abs=5e-3)
+        assert values == pytest.approx(undisturbed[config], rel=1e-3, abs=5e-3)
     assert list(tracker.statuses.values()).count("finished") == 3
     assert display.done == pytest.approx(display.units)
     assert {path for run_id, path in tracker.files if run_id == failed.run_id} >= {"failure.txt", "model/config.json"}
@@ -116,12 +148,46 @@ def test_the_trial_of_which_workers_die_fails_and_the_others_finish(
         assert len(tracker.epochs[failed.run_id]) == EPOCHS
 
 
+def test_where_no_worker_can_be_started_no_trial_is_to_blame(
+    plan: SweepPlan, means: Means, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep ends with the system's reason; nothing has failed, and with processes to be had the same command finishes."""
+
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    tracker = NullTracker()
+    with monkeypatch.context() as patched:
+        patched.setattr(ProcessPoolExecutor, "submit", refuse)
+        with pytest.raises(NoWorkerError, match="Resource temporarily unavailable"):
+            run(plan, means, tracker)
+    assert not {"failed", "RUNNING"} & set(tracker.statuses.values())
+    assert run(plan, means, tracker).summary.finished == 4
+
+
+def test_a_stack_too_large_for_the_memory_is_told_once(plan: SweepPlan, means: Means, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the size that fits, which later segments begin with."""
+    sizes, plain = list[int](), train_stack.train_stack
+
+    def with_little_memory(configs: Sequence[TrialConfig], *arguments: Any) -> Any:
+        sizes.append(len(configs))
+        if len(configs) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(configs, *arguments)
+
+    monkeypatch.setattr(train_stack, "train_stack", with_little_memory)
+    display = QuietDisplay()
+    assert run(plan, replace(means, executor="inline"), display=display).summary.finished == 4
+    assert display.notes == ["note: the memory of the device is too small for trials 0 to 3 at once: one by one from now on"]
+    assert sizes == [4, 2, *[1] * 4 * EPOCHS]
+
+
 class _StopDisplay(QuietDisplay):
     """Asks the sweep to stop when so much work is done."""
 
-    def __init__(self, after: float, stop: threading.Event) -> None:
+    def __init__(self, after: float) -> None:
         super().__init__()
-        self.after, self.event = after, stop
+        self.after, self.event = after, threading.Event()
 
     def advance(self, units: float) -> None:
         """Adds, and asks."""
@@ -130,36 +196,15 @@ class _StopDisplay(QuietDisplay):
             self.event.set()
 
 
-@pytest.fixture
-def stop(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """The event by which sweeps are asked to stop, in place of signals."""
-    event = threading.Event()
-
-    class _Given:
-        def __init__(self, note: object) -> None:
-            """Takes whom to tell."""
-
-        def __enter__(self) -> threading.Event:
-            return event
-
-        def __exit__(self, *error: object) -> None:
-            """Has nothing to undo."""
-
-    monkeypatch.setattr(sweep, "stopping_on_signals", _Given)
-    return event
-
-
 @pytest.mark.parametrize("executor", ["inline", "processes"])
 @pytest.mark.parametrize("after", [0.1, 2, 3.9])
 def test_a_sweep_that_was_stopped_goes_on_from_its_last_segment(
-    after: float, executor: str, plan: SweepPlan, means: Means, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+    after: float, executor: str, plan: SweepPlan, means: Means, undisturbed: Numbers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was begun is kept, no epoch is trained twice, and the numbers and logs are those of an undisturbed sweep."""
     means, tracker = replace(means, executor=executor), NullTracker()
-    with pytest.raises(Stopped):
-        run(plan, means, tracker, _StopDisplay(after, stop))
+    run_until(after, plan, means, tracker)
     assert "RUNNING" not in tracker.statuses.values()
-    stop.clear()
     trained: list[int] = []
     plain = rounds.run_segment
 
@@ -171,9 +216,7 @@ def test_a_sweep_that_was_stopped_goes_on_from_its_last_segment(
         patched.setattr(rounds, "run_segment", counted)
         outcome = run(plan, replace(means, executor="inline"), tracker)
     assert 0 not in trained
-    stop.clear()
-    undisturbed = NullTracker()
-    assert numbers(outcome) == numbers(run(plan, replace(means, checkpoints=None), undisturbed))
+    assert numbers(outcome) == undisturbed
     finished = [run_id for run_id, status in tracker.statuses.items() if status == "finished"]
     assert len(finished) == 4
     assert all([log.epoch for log in tracker.epochs[run_id]] == list(range(1, EPOCHS + 1)) for run_id in finished)
@@ -183,27 +226,23 @@ def test_a_sweep_that_was_stopped_goes_on_from_its_last_segment(
 
 @pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b"", lambda content: b"x" * 99])
 def test_a_damaged_checkpoint_is_said_and_not_used(
-    damage: Callable[[bytes], bytes], plan: SweepPlan, means: Means, stop: threading.Event
+    damage: Callable[[bytes], bytes], plan: SweepPlan, means: Means, undisturbed: Numbers
 ) -> None:
     """Its group starts again; the numbers are the same."""
     tracker, display = NullTracker(), QuietDisplay()
-    with pytest.raises(Stopped):
-        run(plan, replace(means, executor="inline"), tracker, _StopDisplay(0.1, stop))
-    stop.clear()
+    run_until(0.1, plan, replace(means, executor="inline"), tracker)
     assert means.checkpoints is not None
     (path,) = means.checkpoints.iterdir()
     path.write_bytes(damage(path.read_bytes()))
     outcome = run(plan, replace(means, executor="inline"), tracker, display)
     assert any("is damaged" in note and "trials 0 to 3 start again" in note for note in display.notes)
-    assert numbers(outcome) == numbers(run(plan, replace(means, executor="inline")))
+    assert numbers(outcome) == undisturbed
 
 
-def test_a_fresh_sweep_takes_no_checkpoint(plan: SweepPlan, means: Means, stop: threading.Event) -> None:
+def test_a_fresh_sweep_takes_no_checkpoint(plan: SweepPlan, means: Means) -> None:
     """It starts from epoch 0, whatever lies there."""
     means = replace(means, executor="inline")
-    with pytest.raises(Stopped):
-        run(plan, means, display=_StopDisplay(0.1, stop))
-    stop.clear()
+    run_until(0.1, plan, means)
     assert means.checkpoints is not None
     (path,) = means.checkpoints.iterdir()
     path.write_bytes(b"would be noted")
@@ -212,10 +251,12 @@ def test_a_fresh_sweep_takes_no_checkpoint(plan: SweepPlan, means: Means, stop: 
     assert display.notes == []
 
 
-def test_a_full_disk_stops_the_sweep_in_one_line(plan: SweepPlan, means: Means, small_disk: Callable[[str], Path]) -> None:
+def test_a_full_disk_stops_the_sweep_in_one_line(
+    plan: SweepPlan, means: Means, undisturbed: Numbers, small_disk: Callable[[str], Path]
+) -> None:
     """The line names the folder; no run is left running, and with room the same command finishes."""
     tracker = NullTracker()
     with pytest.raises(UserError, match=r"No space left.*make room in"):
         run(plan, replace(means, executor="inline", checkpoints=small_disk("8k") / "checkpoints"), tracker)
     assert "RUNNING" not in tracker.statuses.values()
-    assert numbers(run(plan, means, tracker)) == numbers(run(plan, means))
+    assert numbers(run(plan, means, tracker)) == undisturbed

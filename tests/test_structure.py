@@ -32,6 +32,7 @@ LEVELS = (
         "statistics",
         "figures",
         "ray_executor",
+        "processes",
         "groups",
         "options",
         "library",

@@ -365,6 +365,29 @@ def test_failed_trials_run_again_when_asked_for(tracker: Tracker) -> None:
     assert tracker.open_sweep(INFO, retry_failed=True).records.keys() == {2}
 
 
+def test_an_attempt_is_counted_whatever_happened_to_those_before(client: MlflowClient) -> None:
+    """After a failure, after a kill, and where the command that was to run it again was cut off before it did."""
+    _, first = begin(tracker := MlflowTracker(None), number=3)
+    tracker.finish_trial(first, Trial(3, CONFIG), TrialResult(CONFIG, "failed", reason="no memory"))
+    MlflowTracker(None).open_sweep(INFO, retry_failed=True)
+    _, second = begin(MlflowTracker(None), number=3)
+    MlflowTracker(None).open_sweep(INFO)
+    _, third = begin(tracker := MlflowTracker(None), number=3)
+    record = tracker.finish_trial(third, Trial(3, CONFIG), RESULT)
+    assert [client.get_run(run_id).data.tags["harness.attempt"] for run_id in (first, second, third)] == ["1", "2", "3"]
+    assert record.failed_before
+    assert MlflowTracker(None).open_sweep(INFO).records[3].failed_before
+
+
+def test_a_fresh_sweep_leaves_nothing_running_of_the_one_before(client: MlflowClient) -> None:
+    """What a kill left of it is ended; nothing of it is deleted."""
+    sweep, run_id = begin(MlflowTracker(None))
+    fresh = MlflowTracker(None).open_sweep(INFO, fresh=True)
+    assert {client.get_run(each).info.status for each in (sweep.run_id, run_id)} == {"KILLED"}
+    assert client.get_run(run_id).info.lifecycle_stage == "active"
+    assert client.get_run(fresh.run_id).info.status == "RUNNING"
+
+
 def test_a_store_that_breaks_during_a_sweep_is_named(tmp_path: Path) -> None:
     """Whatever MLflow raises becomes one line with the store and the cause."""
     _, run_id = begin(tracker := MlflowTracker(None))

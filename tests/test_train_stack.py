@@ -29,6 +29,10 @@ AFTER_BATCH_NORM = 5e-3
 """Relative; of validation losses behind batch norms. The gradient of a bias before a batch norm is nothing but rounding, and
 Adam makes a whole step of it; training does not see it, the running mean follows it late."""
 
+AFTER_CORRELATIONS = 2e-3
+"""Relative; of losses with a penalty on correlations. Codes of a new network differ in their last digits only, and a correlation
+divides by how far they differ."""
+
 COARSE, COARSE_AFTER_BATCH_NORM = 1e-3, 5e-2
 """Relative; of training losses with products in bfloat16, without batch norms and with them."""
 
@@ -65,7 +69,7 @@ def _no_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
 stack_only = pytest.mark.usefixtures("_no_way_out")
 
 
-def assert_close(stacked: Trained, plain: Trained, val_rounding: float = ROUNDING) -> None:
+def assert_close(stacked: Trained, plain: Trained, val_rounding: float = ROUNDING, rounding: float = ROUNDING) -> None:
     """Epochs, failures and learning rates are equal, losses are within rounding."""
     assert [state.epoch for state in stacked[0]] == [state.epoch for state in plain[0]]
     assert [state.failure for state in stacked[0]] == [state.failure for state in plain[0]]
@@ -75,8 +79,8 @@ def assert_close(stacked: Trained, plain: Trained, val_rounding: float = ROUNDIN
         for log, other_log in zip(logs, other_logs, strict=True):
             assert log.epoch == other_log.epoch
             assert log.learning_rate == pytest.approx(other_log.learning_rate, rel=1e-12)
-            assert log.train_loss == pytest.approx(other_log.train_loss, rel=ROUNDING)
-            assert log.train_mse == pytest.approx(other_log.train_mse, rel=ROUNDING)
+            assert log.train_loss == pytest.approx(other_log.train_loss, rel=rounding)
+            assert log.train_mse == pytest.approx(other_log.train_mse, rel=rounding)
             assert log.val_mse == pytest.approx(other_log.val_mse, rel=val_rounding)
 
 
@@ -111,17 +115,17 @@ def test_a_stack_trains_as_its_members_do_alone(architecture: str, loss: str, sc
 
 @stack_only
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "rounding"),
     [
-        {"prefix": True},
-        {"decorrelation_kind": "decov"},
-        {"decorrelation_kind": "barlow", "prefix": True, "loss": "bce"},
+        ({"prefix": True}, ROUNDING),
+        ({"decorrelation_kind": "decov"}, ROUNDING),
+        ({"decorrelation_kind": "barlow", "prefix": True, "loss": "bce"}, AFTER_CORRELATIONS),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_prefixes_and_penalties_are_those_of_the_members(
-    architecture: str, fields: dict[str, object], placement: Placement
+    architecture: str, fields: dict[str, object], rounding: float, placement: Placement
 ) -> None:
     """The same curves and weights; each member has its own weight of the penalty, one has none."""
     plain_norm = {"batch_norm": False} if "batch_norm" in ARCHITECTURES[architecture].defaults else {}
@@ -133,10 +137,10 @@ def test_prefixes_and_penalties_are_those_of_the_members(
         ]
     states, splits = begin(configs, placement)
     plain, stacked = (trained(configs, states, 2, splits) for trained in (train_group, train_group_as_stack))
-    assert_close(stacked, plain)
+    assert_close(stacked, plain, rounding, rounding)
     for state, other in zip(stacked[0], plain[0], strict=True):
         for name, array in state.weights.items():
-            np.testing.assert_allclose(array, other.weights[name], atol=2e-4, err_msg=name)
+            np.testing.assert_allclose(array, other.weights[name], atol=20 * rounding, err_msg=name)
 
 
 @stack_only

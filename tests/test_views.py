@@ -11,6 +11,7 @@ from harness.about import About, Layout, facts_of
 from harness.config import HEADLINES
 from harness.views import view_state, view_tag
 
+VIEW = "viewStateShareKey=0123456789abcdef&compareRunsMode=CHART&workflowType=machine_learning"
 ABOUT = About("s on d", "Why?", "0123456789abcdef", "a" * 32, "7", "sqlite:///mlflow.db")
 
 
@@ -50,7 +51,7 @@ def test_addresses_lead_to_the_servers_pages_or_to_those_of_mlflow_ui(uri: str, 
     about = About("s on d", "Why?", "0123456789abcdef", "a" * 32, "7", uri)
     assert about.ui_command == command
     assert about.run_address("b" * 32) == f"{ui}/#/experiments/7/runs/{'b' * 32}"
-    assert about.view_address == f"{ui}/#/experiments/7/runs?viewStateShareKey=0123456789abcdef&compareRunsMode=CHART"
+    assert about.view_address == f"{ui}/#/experiments/7/runs?{VIEW}"
     assert unquote(about.compare_address(["x", "y"])) == f'{ui}/#/compare-runs?runs=["x", "y"]&experiments=["7"]'
 
 
