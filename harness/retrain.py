@@ -124,14 +124,15 @@ def retrain(recipe: Recipe, placement: Placement, pixels: int, note: Callable[[s
     for done in range(1, 1 + math.ceil(epochs / (step := segment_epochs(configs[0])))):
         segment = run_segment(configs, states, step, placement, at_once)
         given_up = [recipe.pruned.get(member.number) == done for member in recipe.members]
-        states = [_given_up(state) if is_it else state for state, is_it in zip(segment.states, given_up, strict=True)]
+        states = [_given_up(recipe, state) if is_it else state for state, is_it in zip(segment.states, given_up, strict=True)]
         at_once = segment.at_once
         note(f"trained {max(state.epoch for state in states)} of {epochs} epochs")
     return _evaluate(recipe, states or [], placement, pixels)
 
 
-def _given_up(state: TrainState) -> TrainState:
-    return replace(state, failure="pruned, as it was then", is_pruned=True)
+def _given_up(recipe: Recipe, state: TrainState) -> TrainState:
+    """Why is not found again: it rests on all trials before."""
+    return replace(state, failure=recipe.run.tags.get("harness.reason") or "pruned, as it was then", is_pruned=True)
 
 
 def _evaluate(recipe: Recipe, states: list[TrainState], placement: Placement, pixels: int) -> TrialResult:

@@ -165,7 +165,9 @@ def test_a_server_gives_the_same(
     """Tables and files through a real MLflow server that keeps the files itself; again it fetches what is missing."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with server(tmp_path, free_port()) as address:
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    with server(tmp_path, port):
         run_stored(make_study_file(tmp_path, seeds=1), address)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         assert compare.main(["tiny", "--download", "from_server"]) == 0

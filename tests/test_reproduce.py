@@ -19,11 +19,15 @@ from harness.groups import named_group, partition
 from harness.models import resolve
 from harness.reader import StoredRun, open_reader
 from harness.retrain import find_recipe
+from harness.rounds import Means
+from harness.sweep import run_sweep
 from harness.sweeps import find_sweep, find_trial
+from harness.track import MlflowTracker
 from harness.trial import PRECISIONS
 from harness.verify import TOLERANCES, Compared, allowed, verify
 from tests.stored import COMMIT, Stored, one_line, run_stored
 from tests.support import TINY, make_study_file
+from tests.test_sweep import QuietDisplay, searching_plan
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +106,23 @@ def test_a_failed_trial_fails_again_in_the_same_way(stored: Stored, capsys: pyte
     """With the same reason in the same epoch."""
     content = run_json([stored.run_ids(stored.failing)[1], "--verify"], capsys)
     assert (content["outcome"], content["weights"]) == ("bit-equal", None)
+
+
+def test_a_search_that_gives_trials_up_is_bit_equal_too(
+    tmp_path: Path, empty_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A trial that was pruned, and one that went on in what was left of the stack."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run_sweep(searching_plan(tmp_path, pruner="median"), Means("inline"), MlflowTracker(uri), QuietDisplay())
+    runs = find_sweep(open_reader(uri), "tiny").runs
+    groups = [[run for run in runs if run.tags["harness.group"] == name] for name in {run.tags["harness.group"] for run in runs}]
+    mixed = next(group for group in groups if {run.end for run in group} == {"finished", "pruned"})
+    for end in ("finished", "pruned"):
+        run_id = next(run.run_id for run in mixed if run.end == end)
+        content = run_json([run_id, "--verify", "--tracking-uri", uri], capsys)
+        assert (content["outcome"], content["not_equal"]) == ("bit-equal", [])
+        assert content["group"] == [run.number for run in mixed]
 
 
 def test_without_verify_the_numbers_are_shown(stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

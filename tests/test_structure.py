@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -245,14 +246,15 @@ def test_the_architecture_page_names_every_metric() -> None:
 
 
 def test_the_readmes_commands_are_understood() -> None:
-    """Every command line of the harness in the documents passes the parser."""
-    from harness import options
+    """Every command line of the harness in the documents passes its parser."""
+    from harness import compare_options, options, reproduce
 
+    parsers = {"study": options.parse, "compare": compare_options.parse, "reproduce": reproduce.parse}
     for document in DOCUMENTS:
-        for line in re.findall(r"^ *python -m harness\.study (.*)$", document.read_text(), flags=re.MULTILINE):
-            words = line.partition("  #")[0].split()
-            if "--help" not in words:
-                options.parse(words)
+        for module, line in re.findall(r"^ *python -m harness\.(\w+) (.*)$", document.read_text(), flags=re.MULTILINE):
+            words = shlex.split(line.partition("  #")[0])
+            if module in parsers and "--help" not in words:
+                parsers[module](words)
 
 
 def test_lower_bounds_are_met_by_the_constraints() -> None:
