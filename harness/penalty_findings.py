@@ -21,15 +21,23 @@ ROTATED = (
 )
 
 
+ENOUGH = 0.9
+"""Of the most that any weight takes off the correlation: the smallest weight that does so much is the one to look at."""
+
+
 def find_penalties(evidence: Evidence) -> list[Claim]:
-    """For each kind of penalty what its most effective weight does, then what PCA of the codes does for nothing."""
+    """For each kind of penalty, the stronger first, what it does; then what PCA of the codes does for nothing."""
     plain = next((line for line in evidence.lines if line.rows[0].point.get("decorrelation") == 0.0), None)
     penalised = [line for line in evidence.lines if line.rows[0].point.get("decorrelation")]
     if plain is None or not penalised:
         return []
     kinds = dict.fromkeys(_kind(line) for line in penalised)
     found = [claim for kind in kinds if (claim := _penalty([line for line in penalised if _kind(line) == kind], plain))]
-    return [*found, *_rotation(plain)]
+    return [*sorted(found, key=lambda claim: -claim.numbers["fall"]), *_rotation(plain)]
+
+
+def _weight(line: Line) -> float:
+    return line.rows[0].trials[0].trial.config.decorrelation
 
 
 def _kind(line: Line) -> str:
@@ -38,9 +46,10 @@ def _kind(line: Line) -> str:
 
 def _penalty(lines: Sequence[Line], plain: Line) -> Claim | None:
     falls = [each for line in lines if (each := contrast(line, plain, "max_latent_correlation"))]
-    if not falls:
+    if not any(each.change.mean < 0 for each in falls):
         return None
-    strongest = min(falls, key=lambda each: each.change.mean)
+    most = min(each.change.mean for each in falls)
+    strongest = min((each for each in falls if each.change.mean <= ENOUGH * most), key=lambda each: _weight(each.line))
     line = strongest.line
     cost = contrast(line, plain, "reconstruction_loss", as_ratio=True)
     gain = contrast(line, plain, "transfer_accuracy")
@@ -48,8 +57,9 @@ def _penalty(lines: Sequence[Line], plain: Line) -> Claim | None:
         return None
     config = line.rows[0].trials[0].trial.config
     text = (
-        f"Of the weights of {config.decorrelation_kind}, {config.decorrelation:g} lowers the largest correlation most: from "
-        f"{wording.decimal(strongest.level)} by {wording.estimate(_turned(strongest.change), wording.decimal)}. The loss is "
+        f"With {config.decorrelation_kind} a weight of {config.decorrelation:g} does nearly all that any does: the largest "
+        f"correlation, {wording.decimal(strongest.level)} without, falls by "
+        f"{wording.estimate(_turned(strongest.change), wording.decimal)}. The loss is "
         f"{wording.estimate(cost.change, wording.decimal)} times what it is without ({wording.p_value(cost.test.p_value)}), and "
         f"the accuracy with {config.labels} labels {_gain(gain)}."
     )

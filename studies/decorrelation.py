@@ -15,7 +15,7 @@ STUDY = StudyConfig(
     base=TrialConfig(train_size=3300, epochs=30, labels=80, draws=5),
     variants=(
         {"decorrelation": 0.0},
-        *({"decorrelation": weight, "decorrelation_kind": "decov"} for weight in (1e-5, 1e-4, 1e-3, 1e-2)),
+        *({"decorrelation": weight, "decorrelation_kind": "decov"} for weight in (1e-3, 1e-2, 1e-1, 1.0)),
         *({"decorrelation": weight, "decorrelation_kind": "barlow"} for weight in (1e-3, 1e-2, 1e-1, 1.0)),
     ),
     grid={"latent_size": (5, 10, 20)},

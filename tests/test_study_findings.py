@@ -147,10 +147,10 @@ def penalty_numbers(config: TrialConfig, noise: float) -> dict[str, float]:
 
 def test_each_kind_of_penalty_has_its_strongest_weight_and_a_rotation_stands_beside_them() -> None:
     """What it lowers, what it costs, what it does to accuracy; then what is had for nothing."""
-    decov, barlow, rotation = claims_of("penalty", records_of(WEIGHTS, penalty_numbers), "latent_size", "decorrelation")
+    barlow, decov, rotation = claims_of("penalty", records_of(WEIGHTS, penalty_numbers), "latent_size", "decorrelation")
     assert decov.numbers == pytest.approx({"weight": 0.1, "fall": 0.1, "cost": 2, "gain": 0}, abs=0.01)
     assert barlow.numbers["fall"] == pytest.approx(0.2, abs=0.01)
-    assert "barlow, 0.1" in barlow.text
+    assert "With barlow a weight of 0.1" in barlow.text
     assert "which is not resolved" in barlow.text
     assert rotation.numbers["before"] == pytest.approx(0.5, abs=0.02)
     assert re.search(r"is 0\.05 .*instead of 0\.5", rotation.text)
