@@ -106,6 +106,7 @@ def _measure(folder: Path, count: int, trials: int, login: dict[str, str]) -> Ce
     times = [json.loads(_read_line(child)) for child in children]
     spent = {name: seconds - before.get(name, 0.0) for name, seconds in _processor_seconds().items()}
     for child in children:
+        _tell(child)
         child.communicate()
     seconds = max(end for _, end in times) - min(begin for begin, _ in times)
     print_lines([f"{count} sweeps at a time: {60 * each * count / seconds:.0f} trials a minute"], to_stderr=True)
@@ -186,6 +187,8 @@ class _Times:
         self.left -= 1
         if not self.left:
             _say(json.dumps([self.begun, time.time()]))
+            sys.stdin.readline()  # until all have been measured
+            os._exit(0)  # tables and pictures are no part of it
 
     def advance(self, units: float) -> None:
         """Shows nothing."""

@@ -53,8 +53,8 @@ class Costs:
         deaths: Share of tasks in which a worker dies.
     """
 
-    epoch: float = 0.55
-    evaluation: float = 22.0
+    epoch: float = 0.75
+    evaluation: float = 40.0
     hand_over: float = 0.02
     start: float = 8.0
     begin: float = 0.03
