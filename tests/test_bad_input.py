@@ -120,7 +120,7 @@ WRONG_VALUES = [
     (["--replay", "gone"], ["there is no journal in gone", "--replay"]),
     (["--tracking-uri", "sqlite:///gone/a.db"], ["sqlite:///gone/a.db", "no folder"]),
     (["--tracking-uri", "http://127.0.0.1:9"], ["http://127.0.0.1:9", "refused"]),
-    (["--tracking-uri", "http://user:secret@127.0.0.1"], ["http://user:***@127.0.0.1"]),
+    (["--tracking-uri", "http://user:secret@127.0.0.1"], ["http://127.0.0.1", "refused"]),
 ]
 
 

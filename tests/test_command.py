@@ -110,7 +110,7 @@ def test_json_is_alone_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(words) == 0
     captured = capsys.readouterr()
     content = json.loads(captured.out)
-    assert content["trials"] == {"total": 4, "finished": 4, "failed": 0}
+    assert content["trials"] == {"total": 4, "finished": 4, "failed": 0, "pruned": 0}
     assert [row["latent_size"] for row in content["rows"]] == [2, 3]
     assert content["rows"][0]["metrics"]["reconstruction_loss"]["count"] == 2
     assert "[4/4] linear d=3 seed=1" in captured.err
@@ -255,7 +255,7 @@ def test_a_server_that_is_stopped_and_started_again_gets_everything(
             assert f"process {process.pid} on elsewhere, last heard of" in refused
     assert re.search(rf"note: the tracking store {address} cannot be used: no MLflow server answers there .*kept in", before)
     assert "the tracking store is back" in err
-    assert json.loads(out)["trials"] == {"total": 8, "finished": 8, "failed": 0}
+    assert json.loads(out)["trials"] == {"total": 8, "finished": 8, "failed": 0, "pruned": 0}
     assert list(tmp_path.rglob("writes.jsonl")) == []
 
 
