@@ -260,30 +260,6 @@ def test_a_server_that_is_stopped_and_started_again_gets_everything(
 
 
 @pytest.mark.slow
-def test_a_server_that_hangs_holds_a_sweep_up_for_seconds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, tuple[Any, ...]]
-) -> None:
-    """It takes connections and answers none, as when it is stopped: training goes on, and it gets everything afterwards."""
-    for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
-    with server(tmp_path, port) as hanging, start([*SMALL, "--tracking-uri", address], tmp_path) as process:
-        read_until(process, "[1/8")
-        os.killpg(hanging.pid, signal.SIGSTOP)
-        began = time.monotonic()
-        read_until(process, "cannot be used: no MLflow server answers there (timed out); training goes on")
-        seconds = time.monotonic() - began
-        read_until(process, "[7/8")
-        os.killpg(hanging.pid, signal.SIGCONT)
-        _, err = process.communicate(timeout=200)
-        assert process.returncode == 0, err
-        assert "the tracking store is back" in err
-        assert stored_trials(address) == undisturbed
-    assert seconds < 25
-
-
-@pytest.mark.slow
 def test_a_sweep_killed_while_its_store_is_away_goes_on_from_its_journal(
     tmp_path: Path, undisturbed: dict[str, tuple[Any, ...]]
 ) -> None:
