@@ -34,7 +34,7 @@ Resolve = Callable[[TrialConfig], TrialConfig]
 
 CountParameters = Callable[[TrialConfig], int]
 
-MOST_ASKS = 500
+MOST_ASKS = 100
 """For one trial: when so many proposals in a row have been trained already, or are too large, there is hardly a new one left."""
 
 
