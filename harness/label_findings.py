@@ -53,8 +53,14 @@ def _smallest(line: Line, block: Block) -> Claim:
         return Claim("labels", text, len(block.seeds) > 1, block.run_ids, {"size": best, "best": best})
     near = [size for size in others if size < best and (block.at(size) - block.at(best)).mean() > -MARGIN]
     if not near:
-        text = f"d = {best} is needed {of}: its accuracy is {top}, and every smaller code loses {wording.points(MARGIN)} or more."
-        return Claim("labels", text, _all_lose(block, best), block.run_ids, {"size": best, "best": best})
+        is_resolved = _all_lose(block, best)
+        lost = f"every smaller code loses {wording.points(MARGIN)} or more"
+        text = f"d = {best} is needed {of}: its accuracy is {top}, and {lost}."
+        if not is_resolved:
+            nearest = max(size for size in others if size < best)
+            needed = replicates_to_tell(block.at(nearest) - block.at(best), ALPHA / len(others))
+            text = f"Whether d = {best} is needed {of} {wording.unresolved(len(block.seeds), needed)}: {top}, and {lost}."
+        return Claim("labels", text, is_resolved, block.run_ids, {"size": best, "best": best})
     needed = replicates_to_tell(block.at(near[0]) - block.at(best) + MARGIN, 2 * ALPHA / len(others))
     text = (
         f"Whether d = {near[0]} is as good as d = {best} {of}, to within {wording.points(MARGIN)}, "
