@@ -49,14 +49,13 @@ def test_more_nodes_are_sooner_done_but_never_sooner_than_their_work() -> None:
 
 
 def test_lost_nodes_cost_time_and_no_trial() -> None:
-    """Each of many losses is made good; the same seed gives the same sweep."""
+    """Each of many losses is made good."""
     costs = replace(NOTHING, epoch=1.0, evaluation=10.0, notice=5.0, repair=60.0, node_life=500.0)
     calm, stormy = simulate(420, 4, 2, replace(costs, node_life=0.0)), simulate(420, 4, 2, costs)
     assert stormy.finished == calm.finished == 420
     assert stormy.node_losses > 5
     assert stormy.lost > 0
     assert calm.seconds < stormy.seconds < 2 * calm.seconds
-    assert simulate(420, 4, 2, costs) == stormy
 
 
 def test_dead_workers_cost_only_trials_of_which_they_die_twice() -> None:
