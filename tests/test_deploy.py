@@ -141,5 +141,5 @@ def test_the_slurm_script_runs_a_sweep(tmp_path: Path) -> None:
     assert (tmp_path / "record").read_text().split() == ["requeue", str(os.getpid())]
     ran = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
-    assert json.loads(ran.stdout)["trials"] == {"total": 8, "finished": 8, "failed": 0}
+    assert json.loads(ran.stdout)["trials"] == {"total": 8, "finished": 8, "failed": 0, "pruned": 0}
     assert len(stored_trials(f"sqlite:///{tmp_path}/mlflow.db")) == 8
