@@ -130,7 +130,7 @@ def test_a_failed_trial_gives_exit_code_1_and_is_named(capsys: pytest.CaptureFix
     assert re.search(r"failed: trial 1: (train_loss|train_mse|val_mse) is (inf|nan) in epoch \d", out)
 
 
-def test_a_dry_trialshows_the_trials_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_shows_the_trials_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every configuration is listed; no store, no folder comes of it."""
     assert main(["latent_sweep", "--dry-run", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
@@ -205,7 +205,7 @@ def test_the_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sweeps_of_one_store_trialside_by_side_and_one_sweep_once(
+def test_sweeps_of_one_store_run_side_by_side_and_one_sweep_once(
     tmp_path: Path, undisturbed: dict[str, tuple[Any, ...]]
 ) -> None:
     """Two begin at once where there is no store yet; the command of one of them is refused with its process."""
@@ -246,11 +246,11 @@ def test_a_server_that_is_stopped_and_started_again_gets_everything(
             client = MlflowClient(address)
             (parent,) = client.search_runs(["1"], "tags.`harness.kind` = 'sweep'")
             best = [value for name, value in parent.data.tags.items() if name.startswith("harness.best.")]
-            assert {client.get_run(trialid).info.status for trialid in (parent.info.trialid, *best)} == {"FINISHED"}
+            assert {client.get_run(run_id).info.status for run_id in (parent.info.run_id, *best)} == {"FINISHED"}
             beat = json.loads(parent.data.tags["harness.heartbeat"])
             assert beat["pid"] == process.pid
-            client.update_run(parent.info.trialid, status="RUNNING")
-            client.set_tag(parent.info.trialid, "harness.heartbeat", json.dumps({**beat, "host": "elsewhere", "at": time.time()}))
+            client.update_run(parent.info.run_id, status="RUNNING")
+            client.set_tag(parent.info.run_id, "harness.heartbeat", json.dumps({**beat, "host": "elsewhere", "at": time.time()}))
             _, refused = run([*SMALL, "--tracking-uri", address], tmp_path, code=2)
             assert f"process {process.pid} on elsewhere, last heard of" in refused
     assert re.search(rf"note: the tracking store {address} cannot be used: no MLflow server answers there .*kept in", before)
@@ -294,7 +294,7 @@ def test_plain_mlflow_ui_shows_the_runs_also_when_it_was_started_first(tmp_path:
             assert experiment is not None
             runs = client.search_runs([experiment.experiment_id], "tags.`harness.kind` = 'trial'")
             assert len(runs) == 8
-            address = f"http://127.0.0.1:{port}/get-artifact?path=reconstructions.png&trialuuid={runs[0].info.trialid}"
+            address = f"http://127.0.0.1:{port}/get-artifact?path=reconstructions.png&run_uuid={runs[0].info.run_id}"
             with urllib.request.urlopen(address, timeout=20) as answer:
                 assert answer.read(4) == b"\x89PNG"
         finally:
