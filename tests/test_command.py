@@ -205,9 +205,7 @@ def test_the_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sweeps_of_one_store_run_side_by_side_and_one_sweep_once(
-    tmp_path: Path, undisturbed: dict[str, tuple[Any, ...]]
-) -> None:
+def test_sweeps_of_one_store_run_side_by_side_and_one_sweep_once(tmp_path: Path, undisturbed: dict[str, tuple[Any, ...]]) -> None:
     """Two begin at once where there is no store yet; the command of one of them is refused with its process."""
     with start(SMALL, tmp_path) as first, start([*SMALL, "--set", "learning_rate=0.002"], tmp_path) as second:
         read_until(first, "8 trials")
