@@ -105,6 +105,12 @@ def _strips(size: int) -> bytes:
     return buffer.getvalue()
 
 
+def _codes(size: int) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, codes=np.random.default_rng(size).normal(size=(50, size)), labels=np.arange(50) % 10)
+    return buffer.getvalue()
+
+
 def _picture(size: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (60, 20), (size, size, size)).save(buffer, format="png")
@@ -121,5 +127,6 @@ FILES = {
     "curves/transfer.csv": _curves,
     "latents/correlation.csv": _matrix,
     "interpolation/strips.npz": _strips,
+    "latents/test_codes.npz": _codes,
     "reconstructions.png": _picture,
 }
