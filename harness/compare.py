@@ -21,7 +21,7 @@ from harness import compare_options
 from harness.compare_options import Request
 from harness.config import HEADLINES
 from harness.disk import write_whole
-from harness.rules import UserError, one_line, unknown, user_path
+from harness.rules import UserError, one_line, user_path
 
 if TYPE_CHECKING:
     from harness.optuna_study import Study
@@ -71,7 +71,7 @@ def optuna_study(study: str, metrics: Sequence[str] = (), where: str = "", track
     from harness.reader import open_reader
 
     (sweep,) = _find(open_reader(tracking_uri), [study], where)
-    return _as_study(sweep, metrics)
+    return sweep.optuna_study(metrics)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -203,25 +203,8 @@ def _store_studies(sweeps: Sequence[StoredSweep], request: Request) -> None:
     address = without_password(request.optuna_storage)
     for sweep in sweeps:
         name = f"{sweep.study}-{sweep.identity}"
-        written = store_study(_as_study(sweep, request.metrics), name, request.optuna_storage)
+        written = store_study(sweep.optuna_study(request.metrics), name, request.optuna_storage)
         print(f"{name} is in {address}, {written} of its {len(sweep.runs)} trials written now: optuna-dashboard {address}")
-
-
-def _as_study(sweep: StoredSweep, metrics: Sequence[str]) -> Study:
-    from harness.measures import METRICS
-    from harness.optuna_study import Ended, ended_study
-
-    objectives = metrics or sweep.objectives
-    for name in objectives:
-        if name not in METRICS or not METRICS[name].direction:
-            raise unknown("objective", name, [each for each, metric in METRICS.items() if metric.direction])
-    trials = [Ended(run.record, _time(run.began), _time(run.ended or run.began)) for run in sweep.runs]
-    return ended_study(trials, sweep.varied, objectives, [METRICS[name].direction for name in objectives])
-
-
-def _time(milliseconds: int) -> datetime:
-    """As Optuna has times: of this place, without saying so."""
-    return datetime.fromtimestamp(milliseconds / 1000)
 
 
 if __name__ == "__main__":

@@ -50,12 +50,15 @@ def _write(name: str, uri: str | None, output: str | None) -> str:
     from harness.disk import write_whole
     from harness.reader import open_reader
     from harness.reporting import FINDINGS_FILE, PAGE_FILE, read_findings, report_files
+    from harness.sensitivity import search_plots
     from harness.sweeps import find_sweep
 
     reader = open_reader(uri)
     sweep = find_sweep(reader, name)
-    earlier = read_findings(reader.read_file(sweep.parent.run_id, FINDINGS_FILE)) if sweep.parent.status == "FINISHED" else []
-    files = report_files(_about(sweep, reader.uri), sweep.records, reader.read_file, earlier=earlier)
+    about, has_findings = _about(sweep, reader.uri), FINDINGS_FILE in reader.files(sweep.parent.run_id).sizes()
+    earlier = read_findings(reader.read_file(sweep.parent.run_id, FINDINGS_FILE)) if has_findings else []
+    plots = search_plots(sweep.optuna_study(), sweep.objectives) if about.layout.sampler != "grid" else ""
+    files = report_files(about, sweep.records, reader.read_file, plots, earlier)
     folder = user_path(output) if output else Path(f"report-{sweep.identity}")
     try:
         for path, content in files.items():

@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.about import TAG, Layout
 from harness.config import TrialRecord
 from harness.reader import StoredRun, StoreReader
-from harness.rules import UserError, nearest, shown
+from harness.rules import UserError, nearest, shown, unknown
 from harness.store import without_password
 from harness.tables import table_axes, trial_row
 from harness.where import select
+
+if TYPE_CHECKING:
+    from harness.optuna_study import Study
 
 IDENTITY = re.compile(r"[0-9a-f]{16}")
 SHOWN_NAMES = 12
@@ -73,6 +77,25 @@ class StoredSweep:
         """One a trial: the sweep, number, run, status, configuration and metrics, by name."""
         return [{"study": self.study, "sweep": self.identity, **trial_row(record)} for record in self.records]
 
+    def optuna_study(self, metrics: Sequence[str] = ()) -> Study:
+        """Its trials as an Optuna study in memory.
+
+        Args:
+            metrics: The values of the trials; what the sweep has optimised where there are none.
+
+        Raises:
+            UserError: if one of them is no metric with a better direction; with the nearest.
+        """
+        from harness.measures import METRICS
+        from harness.optuna_study import Ended, ended_study
+
+        objectives = metrics or self.objectives
+        for name in objectives:
+            if name not in METRICS or not METRICS[name].direction:
+                raise unknown("objective", name, [each for each, metric in METRICS.items() if metric.direction])
+        trials = [Ended(run.record, _time(run.began), _time(run.ended or run.began)) for run in self.runs]
+        return ended_study(trials, self.varied, objectives, [METRICS[name].direction for name in objectives])
+
     def where(self, expression: str) -> StoredSweep:
         """The sweep with only the trials for which an expression of SQL is true; with all of them where it is empty.
 
@@ -80,6 +103,11 @@ class StoredSweep:
             UserError: if it is no such expression, or true for none.
         """
         return replace(self, runs=tuple(self.runs[place] for place in select(self.rows, expression))) if expression else self
+
+
+def _time(milliseconds: int) -> datetime:
+    """As Optuna has times: of this place, without saying so."""
+    return datetime.fromtimestamp(milliseconds / 1000)
 
 
 def find_sweep(reader: StoreReader, word: str) -> StoredSweep:
