@@ -13,11 +13,13 @@ import pytest
 import torch
 from filelock import FileLock
 
+from harness import datasets, downloads
 from harness.config import Placement
 from harness.library import StudyFile
 from harness.options import Request
 from harness.plan import SweepPlan, make_plan
 from tests import support
+from tests.dataset_files import point_downloads_at
 from tests.support import make_study_file
 
 if TYPE_CHECKING:
@@ -87,3 +89,23 @@ def study_file(tmp_path: Path) -> StudyFile:
 def plan(study_file: StudyFile) -> SweepPlan:
     """The plan of the smallest grid, on a CPU."""
     return make_plan(study_file, Request(device="cpu"))
+
+
+@pytest.fixture
+def nothing_remembered() -> Iterator[None]:
+    """No dataset is remembered from one test to the next."""
+    datasets.load.cache_clear()
+    yield
+    datasets.load.cache_clear()
+
+
+@pytest.fixture
+def unpublished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No checksum is published, so that a set that a test makes can be loaded."""
+    monkeypatch.setattr(downloads, "PUBLISHED_MD5", {})
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every download is refused by a port on which nothing listens."""
+    point_downloads_at("http://127.0.0.1:9/", monkeypatch)
