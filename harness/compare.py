@@ -18,10 +18,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from harness import compare_options
+from harness.commands import DONE, run_command
 from harness.compare_options import Request
 from harness.config import HEADLINES
 from harness.disk import write_whole
-from harness.rules import UserError, one_line, user_path
+from harness.rules import UserError, user_path
 
 if TYPE_CHECKING:
     from harness.optuna_study import Study
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from harness.sweeps import StoredSweep
     from harness.tables import DataFrame
 
-FINISHED, WRONG_INPUT, INTERRUPTED = 0, 2, 130
 LONGEST_TABLE = 40
 LISTED = ("sweep", "study", "dataset", "trials", "status", "began", "run")
 
@@ -76,14 +76,8 @@ def optuna_study(study: str, metrics: Sequence[str] = (), where: str = "", track
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the command; gives its exit code."""
-    try:
-        return _run(compare_options.parse(sys.argv[1:] if words is None else words))
-    except UserError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return WRONG_INPUT
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on", file=sys.stderr)
-        return INTERRUPTED
+    words = sys.argv[1:] if words is None else words
+    return run_command(lambda: _run(compare_options.parse(words)), lambda: "interrupted: the same command goes on")
 
 
 def _run(request: Request) -> int:
@@ -99,7 +93,7 @@ def _run(request: Request) -> int:
         _store_studies(sweeps, request)
     if request.format or not (request.download or request.optuna_storage):
         _write(_compare(reader, sweeps, request), request)
-    return FINISHED
+    return DONE
 
 
 def _find(reader: StoreReader, studies: Sequence[str], where: str) -> list[StoredSweep]:
@@ -126,7 +120,7 @@ def _list(reader: StoreReader, as_json: bool) -> int:
         print(json.dumps([dict(zip(LISTED, row, strict=True)) for row in rows], indent=2))
     else:
         display.print_table("Sweeps, the newest first", LISTED, rows, len(LISTED))
-    return FINISHED
+    return DONE
 
 
 def _listed(study: str, parent: StoredRun) -> tuple[str, ...]:

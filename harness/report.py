@@ -8,27 +8,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.display import print_lines
+from harness.commands import DONE, run_command
 from harness.options import Parser
-from harness.rules import UserError, one_line, user_path
+from harness.rules import UserError, user_path
 
 if TYPE_CHECKING:
     from harness.about import About
     from harness.sweeps import StoredSweep
 
-WRITTEN, WRONG_INPUT = 0, 2
-
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the command; gives its exit code."""
-    try:
-        request = _parser().read(sys.argv[1:] if words is None else words)
-        path = _write(request.sweep, request.tracking_uri, request.output)
-    except UserError as error:
-        print_lines([f"error: {one_line(str(error))}"], to_stderr=True)
-        return WRONG_INPUT
-    print_lines([path])
-    return WRITTEN
+    words = sys.argv[1:] if words is None else words
+    return run_command(lambda: _main(words), lambda: "interrupted: the same command writes the report anew")
+
+
+def _main(words: Sequence[str]) -> int:
+    request = _parser().read(words)
+    print(_write(request.sweep, request.tracking_uri, request.output))
+    return DONE
 
 
 def _parser() -> Parser:

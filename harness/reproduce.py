@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.commands import DONE, NOT_ALL, run_command
 from harness.config import HEADLINES
 from harness.options import DEVICES, Parser
-from harness.rules import UserError, one_line, unknown, user_path
+from harness.rules import UserError, unknown, user_path
 
 if TYPE_CHECKING:
     from harness.reader import StoreReader
     from harness.reproduction import Reproduction
     from harness.retrain import Recipe
-
-REPRODUCED, NOT_REPRODUCED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 EPILOG = """\
 examples:
@@ -57,18 +56,15 @@ class Request:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the command; gives its exit code."""
-    try:
-        request = parse(sys.argv[1:] if words is None else words)
-        found = _reproduce(request)
-        _show(found, request)
-    except UserError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return WRONG_INPUT
-    except KeyboardInterrupt:
-        print("interrupted: nothing of the record has changed", file=sys.stderr)
-        return INTERRUPTED
+    words = sys.argv[1:] if words is None else words
+    return run_command(lambda: _main(parse(words)), lambda: "interrupted: nothing of the record has changed")
+
+
+def _main(request: Request) -> int:
+    found = _reproduce(request)
+    _show(found, request)
     is_same = found.result is not None and (found.verdict is None or found.verdict.outcome != "different")
-    return REPRODUCED if is_same else NOT_REPRODUCED
+    return DONE if is_same else NOT_ALL
 
 
 def parse(words: Sequence[str]) -> Request:

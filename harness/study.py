@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness import costs, options, processes
+from harness.commands import DONE, NOT_ALL, run_command
 from harness.library import StudyFile, list_studies, load_study
 from harness.options import Request
 from harness.rules import UserError, one_line
@@ -23,26 +24,21 @@ from harness.rules import UserError, one_line
 if TYPE_CHECKING:
     from harness.config import StudyConfig, Trial
 
-FINISHED, SOME_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
-
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the command; gives its exit code."""
     words = sys.argv[1:] if words is None else words
-    try:
-        request = options.parse(words)
-        if request.list_studies:
-            return _list()
-        if request.replay:
-            return _replay(request)
-        file = load_study(request.study)
-        return _dry_run(file, request) if request.dry_run else _run(file, request, words)
-    except UserError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return WRONG_INPUT
-    except KeyboardInterrupt:
-        print(f"interrupted; the same command resumes: {_command(words)}", file=sys.stderr)
-        return INTERRUPTED
+    return run_command(lambda: _main(words), lambda: f"interrupted; the same command resumes: {_command(words)}")
+
+
+def _main(words: Sequence[str]) -> int:
+    request = options.parse(words)
+    if request.list_studies:
+        return _list()
+    if request.replay:
+        return _replay(request)
+    file = load_study(request.study)
+    return _dry_run(file, request) if request.dry_run else _run(file, request, words)
 
 
 def _list() -> int:
@@ -56,7 +52,7 @@ def _list() -> int:
             continue
         size = f"{_grid_size(study)} trials" if study.sampler == "grid" else f"{study.trials} trials by {study.sampler}"
         print(f"{name:<{width}}  {study.question} ({size}, {costs.estimate(study)})")
-    return FINISHED
+    return DONE
 
 
 def _grid_size(study: StudyConfig) -> int:
@@ -77,7 +73,7 @@ def _dry_run(file: StudyFile, request: Request) -> int:
             more += f", and none with more than {study.max_parameters} parameters, which depend on the images, is trained"
     if request.json:
         print(json.dumps([{"trial": trial.number, **trial.config.to_params()} for trial in trials], indent=2))
-        return FINISHED
+        return DONE
     rows = [[str(trial.number), tables.trial_name(trial, study.axes), str(trial.config.epochs)] for trial in trials]
     display.print_table(
         f"{study.name} on {study.base.dataset}: {len(trials)} trials, none run{more}",
@@ -85,7 +81,7 @@ def _dry_run(file: StudyFile, request: Request) -> int:
         rows,
         2,
     )
-    return FINISHED
+    return DONE
 
 
 def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
@@ -128,7 +124,7 @@ def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
         show_as_json(plan, outcome, tracker.uri, again)
     else:
         show_outcome(plan, outcome, again)
-    return SOME_FAILED if outcome.summary.failed else FINISHED
+    return NOT_ALL if outcome.summary.failed else DONE
 
 
 def _replay(request: Request) -> int:
@@ -145,7 +141,7 @@ def _replay(request: Request) -> int:
         f"{journal.length} writes of the sweep {journal.header.sweep} are in {journal.header.store} now, and the journal is "
         "removed; the command that was cut off goes on with the sweep"
     )
-    return FINISHED
+    return DONE
 
 
 def _command(words: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from tests.support import ROOT
 
 LEVELS = (
     {"rules", "disk"},
-    {"config", "downloads", "arrays", "folders", "workers", "server"},
+    {"commands", "config", "downloads", "arrays", "folders", "workers", "server"},
     {
         "datasets",
         "models",

@@ -1,0 +1,28 @@
+"""How a command ends: its exit code, and one line on what stopped it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from harness.rules import UserError, one_line
+
+DONE, NOT_ALL, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes. ``NOT_ALL``: the command came to its end, and not all of what it was to do is as it should be."""
+
+
+def run_command(command: Callable[[], int], interrupted: Callable[[], str]) -> int:
+    """Runs a command, and turns what a user can do something about into a line on stderr.
+
+    Args:
+        command: Gives the exit code.
+        interrupted: Gives what to say after Ctrl-C or SIGTERM.
+    """
+    try:
+        return command()
+    except UserError as error:
+        code, line = WRONG_INPUT, f"error: {one_line(str(error))}"
+    except KeyboardInterrupt:
+        code, line = INTERRUPTED, interrupted()
+    sys.stderr.write(f"{line}\n")
+    return code

@@ -1,0 +1,41 @@
+"""How a command ends: with an exit code, and never with a traceback that a user can do something about."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.commands import INTERRUPTED, WRONG_INPUT, run_command
+from harness.rules import UserError
+
+
+def ends(error: BaseException) -> int:
+    """A command that raises."""
+
+    def command() -> int:
+        raise error
+
+    return run_command(command, lambda: "interrupted: go on")
+
+
+def test_a_commands_own_exit_code_is_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """And nothing is said."""
+    assert run_command(lambda: 1, lambda: "") == 1
+    assert capsys.readouterr() == ("", "")
+
+
+def test_wrong_input_is_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the names in it are; exit code 2."""
+    assert ends(UserError("no such\n\x1b[31mstudy")) == WRONG_INPUT == 2
+    assert capsys.readouterr() == ("", "error: no such \\x1b[31mstudy\n")
+
+
+def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 130, as shells have it."""
+    assert ends(KeyboardInterrupt()) == INTERRUPTED == 130
+    assert capsys.readouterr() == ("", "interrupted: go on\n")
+
+
+def test_what_a_user_can_do_nothing_about_is_not_hidden() -> None:
+    """It is a fault of the harness, with its traceback."""
+    with pytest.raises(ZeroDivisionError):
+        ends(ZeroDivisionError())
