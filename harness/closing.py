@@ -8,8 +8,7 @@ from typing import Any
 
 from harness import display, tables
 from harness.config import HEADLINES
-from harness.evidence import gather_evidence
-from harness.findings import FINDINGS, find, verdict
+from harness.findings import FINDINGS, verdict
 from harness.measures import METRICS
 from harness.plan import SweepPlan
 from harness.store import without_password
@@ -75,9 +74,7 @@ def _cell(value: Any) -> str:
 
 
 def _verdict_lines(outcome: SweepOutcome) -> list[str]:
-    evidence = gather_evidence(outcome.summary)
-    claims = verdict(find(evidence)) if evidence else []
-    return [line for claim in claims for line in (FINDINGS[claim.topic].question, f"  {claim.text}", "")]
+    return [line for claim in verdict(outcome.claims) for line in (FINDINGS[claim.topic].question, f"  {claim.text}", "")]
 
 
 def closing_lines(plan: SweepPlan, outcome: SweepOutcome, again: str) -> list[str]:

@@ -12,13 +12,20 @@ from dataclasses import dataclass
 from harness.choice_findings import find_choices
 from harness.code_findings import find_interpolation, find_redundancy
 from harness.crossing_findings import find_crossings
-from harness.evidence import Claim, Evidence
+from harness.evidence import Claim, Evidence, gather_evidence
 from harness.label_findings import find_labels, find_modes
 from harness.loss_findings import find_architecture, find_dimensions, find_floors
 from harness.path_findings import find_paths
 from harness.penalty_findings import find_penalties
 from harness.prefix_findings import find_prefixes
 from harness.search_findings import find_winners
+from harness.tables import Summary
+
+
+def find_in(summary: Summary) -> list[Claim]:
+    """All that can be said of a sweep; nothing where no trial has finished."""
+    evidence = gather_evidence(summary)
+    return find(evidence) if evidence else []
 
 
 def find(evidence: Evidence) -> list[Claim]:

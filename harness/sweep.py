@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,9 @@ from harness.checkpoints import forget_checkpoints
 from harness.config import Trial, TrialRecord
 from harness.confirmation import ConfirmedSearch, Search, is_confirmation
 from harness.display import Display
+from harness.evidence import Claim
 from harness.executors import EXECUTORS
+from harness.findings import find_in
 from harness.measures import METRICS
 from harness.plan import SweepPlan
 from harness.reporting import FINDINGS_FILE, PAGE_FILE, describe, read_findings, report_files
@@ -38,6 +40,7 @@ class SweepOutcome:
         sweep: The parent run.
         about: The same, for people.
         summary: What it came to.
+        claims: What it says.
         report: Path or address of the report; empty where it is kept in memory only.
         was_finished: Whether there was nothing left to do.
         kept: Trials that had ended before.
@@ -46,6 +49,7 @@ class SweepOutcome:
     sweep: OpenSweep
     about: About
     summary: tables.Summary
+    claims: Sequence[Claim]
     report: str
     was_finished: bool
     kept: int
@@ -82,9 +86,11 @@ def run_sweep(
                     forget_checkpoints(means.checkpoints)
                 _run_rounds(run, executor, search, trials, records)
                 records = tracker.settle(records)
-                _finish(run, search, records)
+                claims = _finish(run, search, records)
+        else:
+            claims = find_in(_summarize(plan, records))
         summary, report = _summarize(plan, records), tracker.locate(sweep.run_id, PAGE_FILE)
-        return SweepOutcome(sweep, _about(run), summary, report, was_finished=not trials, kept=kept)
+        return SweepOutcome(sweep, _about(run), summary, claims, report, was_finished=not trials, kept=kept)
 
 
 def open_executor(plan: SweepPlan, means: Means) -> Executor:
@@ -144,8 +150,12 @@ def _summarize(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> tables.Su
     return tables.summarize(ordered, tables.table_axes(plan.study.axes, ordered), plan.total)
 
 
-def _finish(run: Run, search: Search, records: Mapping[int, TrialRecord]) -> None:
-    """Writes the best values, the counts and the report on the parent run, and what makes the sweep easy to find."""
+def _finish(run: Run, search: Search, records: Mapping[int, TrialRecord]) -> list[Claim]:
+    """Writes the best values, the counts and the report on the parent run, and what makes the sweep easy to find.
+
+    Returns:
+        What the report says.
+    """
     plan, summary = run.plan, _summarize(run.plan, records)
     about = _about(run)
     plots = search_plots(search.study, plan.study.objectives) if plan.study.sampler != "grid" else ""
@@ -153,7 +163,8 @@ def _finish(run: Run, search: Search, records: Mapping[int, TrialRecord]) -> Non
     metrics = {name: record.metrics[name] for name, record in summary.best.items()}
     counts = {"trials/total": summary.total, "trials/finished": summary.finished, "trials/failed": len(summary.failed)}
     tags = {f"harness.best.{name}": record.run_id for name, record in summary.best.items()}
-    note = describe(plan.study.question, read_findings(files[FINDINGS_FILE]), about.page_address)
+    claims = read_findings(files[FINDINGS_FILE])
+    note = describe(plan.study.question, claims, about.page_address)
     tags |= {"mlflow.note.content": note, TAG: about.layout.to_tag()}
     status: Status = "FINISHED" if summary.finished else "FAILED"
     run.tracker.finish_sweep(run.sweep, status, metrics | counts, tags, files)
@@ -161,6 +172,7 @@ def _finish(run: Run, search: Search, records: Mapping[int, TrialRecord]) -> Non
         run.display.note(sentence)
     if run.means.checkpoints:
         forget_checkpoints(run.means.checkpoints)
+    return claims
 
 
 def _about(run: Run) -> About:

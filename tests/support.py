@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -111,6 +112,14 @@ def processes_of(group: int) -> list[int]:
             continue
         if int(fields[2]) == group and fields[0] != "Z":
             found.append(int(status.parent.name))
+    return found
+
+
+def left_of(group: int, seconds: float = 10) -> list[int]:
+    """The processes of a group that do not end by themselves; those that saw their parent end need a moment for it."""
+    end = time.monotonic() + seconds
+    while (found := processes_of(group)) and time.monotonic() < end:
+        time.sleep(0.1)
     return found
 
 

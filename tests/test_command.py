@@ -21,7 +21,7 @@ from mlflow.tracking import MlflowClient
 
 from harness.reader import open_reader
 from harness.study import main
-from tests.support import ROOT, locked, processes_of, stored_trials
+from tests.support import ROOT, left_of, locked, stored_trials
 
 SMALL = ["latent_sweep", "--set", "latent_size=2,3", "--set", "architecture=base,linear", "--seeds", "2", "--epochs", "2"]
 SMALL += ["--train-size", "64", "--set", "transfer_epochs=2", "--set", "draws=2", "--device", "cpu"]
@@ -200,7 +200,7 @@ def test_the_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "interrupted; the same command resumes" in err
     assert "Traceback" not in err
-    assert processes_of(process.pid) == []
+    assert left_of(process.pid) == []
     assert {each.info.status for each in trials(tmp_path)} == {"KILLED"}
 
 
