@@ -65,10 +65,10 @@ def _bend_at(line: Line, block: Block, found: Knee) -> Claim:
     where = wording.estimate(found.at, wording.tenths)
     text = f"d = {size} is enough for {line.label}: its loss curve bends at d = {where}."
     if not is_resolved:
-        needed = replicates_for_width(found.at, min(found.at.mean - low, high - found.at.mean))
+        needed = replicates_for_width(found.at.mapped(math.log), math.log(min(found.at.mean / low, high / found.at.mean)))
         text = f"Where the loss curve of {line.label} bends, at d = {where}, {wording.unresolved(len(block.seeds), needed)}."
     text += (
-        f" Up to there each further dimension takes {wording.percent(-math.expm1(found.before))} off the reconstruction loss, "
+        f" Up to there each doubling of d takes {wording.percent(-math.expm1(found.before))} off the reconstruction loss, "
         f"beyond it {wording.percent(-math.expm1(found.after))}."
     )
     numbers = {"size": size, "knee": found.at.mean, "low": found.at.low, "high": found.at.high}

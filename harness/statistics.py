@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -34,6 +35,9 @@ KNEE_POINTS = 5
 
 KNEE_STEPS = 400
 """Places between the second and the last but one size at which the line may break."""
+
+STRAIGHT = 1e-9
+"""A change of slope that is rounding."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,8 @@ class Knee:
     """Where a falling curve bends.
 
     Attributes:
-        at: On the x axis.
-        before: Change of log y for each unit of x up to there.
+        at: On the x axis; its interval is one in log x.
+        before: Change of log y for each doubling of x up to there.
         after: The same beyond.
     """
 
@@ -202,16 +206,19 @@ def replicates_to_tell(differences: Sequence[float] | Array, alpha: float = 1 - 
         return None
     spread = float(values.std(ddof=1))
     effect = abs(float(values.mean())) / spread if spread else math.inf
-    return next((count for count in range(2, MOST_REPLICATES + 1) if _power(effect, count, alpha) >= power), None)
+    return _first_count(lambda count: _power(effect, count, alpha) >= power)
 
 
 def _power(effect: float, count: int, alpha: float) -> float:
-    """Of a two-sided one-sample t test: the noncentral t distribution beyond its critical values."""
+    """Of a two-sided one-sample t test, the difference found with its right sign: the noncentral t distribution's upper tail.
+
+    The lower one is next to nothing wherever there is power, and not a number in SciPy far from the middle.
+    """
     if math.isinf(effect):
         return 1.0
     from statsmodels.stats.power import TTestPower
 
-    return float(TTestPower().power(effect, count, alpha))
+    return float(TTestPower().power(effect, count, alpha / 2, alternative="larger"))
 
 
 def replicates_for_width(interval: Interval, half_width: float) -> int | None:
@@ -219,34 +226,42 @@ def replicates_for_width(interval: Interval, half_width: float) -> int | None:
     if interval.count < 2 or not interval.half_width > 0:
         return None
     spread = interval.half_width / t_quantile((1 + CONFIDENCE) / 2, interval.count - 1) * math.sqrt(interval.count)
+    return _first_count(lambda n: t_quantile((1 + CONFIDENCE) / 2, n - 1) * spread / math.sqrt(n) <= half_width)
+
+
+def _first_count(is_enough: Callable[[int], bool]) -> int | None:
+    """The smallest number of replicates that is enough, as every larger one is; nothing where the most are not."""
     counts = range(2, MOST_REPLICATES + 1)
-    return next((n for n in counts if t_quantile((1 + CONFIDENCE) / 2, n - 1) * spread / math.sqrt(n) <= half_width), None)
+    place = bisect_left(counts, True, key=is_enough)
+    return counts[place] if place < len(counts) else None
 
 
 def knee(x: Sequence[float], curves: Sequence[Sequence[float]] | Array) -> Knee | None:
-    """Finds where positive, falling curves bend: the breakpoint of a broken line through log y (Muggeo 2003).
+    """Finds where positive, falling curves bend: the breakpoint of a broken line through log y over log x (Muggeo 2003).
 
-    In logarithms the slopes are shares: so much of the loss does each further unit of x take off. The line is fitted to the mean
-    of the replicates by least squares. The interval is the bootstrap's over whole replicates (Efron 1979); its standard error is
-    too small for few of them by sqrt((n - 1) / n) and is enlarged by that, with Student's quantile (Hesterberg 2015).
+    In logarithms the slopes are shares: so much of the loss does each doubling of x take off. A loss that falls as a power of x
+    has no bend then, where over x itself it would have one anywhere. The line is fitted to the mean of the replicates by least
+    squares. The interval is the bootstrap's over whole replicates (Efron 1979); its standard error is too small for few of them
+    by sqrt((n - 1) / n) and is enlarged by that, with Student's quantile (Hesterberg 2015).
 
     Args:
-        x: (m,), rising.
+        x: (m,), positive and rising.
         curves: (n, m), a row a replicate.
 
     Returns:
         Nothing for fewer than ``KNEE_POINTS`` sizes, or where the curve does not fall or falls faster behind the bend.
     """
-    sizes, logs = np.asarray(x, dtype=float), np.log(np.asarray(curves, dtype=float))
-    if len(sizes) < KNEE_POINTS:
+    doublings, logs = np.log2(np.asarray(x, dtype=float)), np.log(np.asarray(curves, dtype=float))
+    if len(doublings) < KNEE_POINTS:
         return None
-    places, bases = _broken_lines(sizes)
+    places, bases = _broken_lines(doublings)
     mean = logs.mean(axis=0)
     at = float(_breaks(mean[None], places, bases)[0])
-    _, before, bend = np.linalg.lstsq(_design(sizes, at), mean, rcond=None)[0]
-    if before >= 0 or bend <= 0:
+    _, before, bend = np.linalg.lstsq(_design(doublings, at), mean, rcond=None)[0]
+    if before >= 0 or bend <= STRAIGHT:
         return None
-    return Knee(_bootstrapped(at, logs, places, bases, (float(sizes[0]), float(sizes[-1]))), float(before), float(before + bend))
+    found = _bootstrapped(at, logs, places, bases, (float(doublings[0]), float(doublings[-1])))
+    return Knee(found.mapped(math.exp2), float(before), float(before + bend))
 
 
 def _design(x: Array, at: float) -> Array:
