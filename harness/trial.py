@@ -124,8 +124,9 @@ def evaluate_group(
     with computing_on(placement.device):
         material = gather(configs[0], placement)
         begun = [_load(config, state, material) for config, state in zip(configs, states, strict=True)]
-        if placement.trainer != "plain":
-            _transfer_together([each for each in begun if isinstance(each, Evaluation)], PRECISIONS[placement.precision])
+        alive = [each for each in begun if isinstance(each, Evaluation)]
+        if alive and placement.trainer != "plain":
+            _transfer_together(alive, PRECISIONS[placement.precision])
         return [each if isinstance(each, TrialResult) else _evaluate(each, measures) for each in begun]
 
 

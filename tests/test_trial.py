@@ -215,6 +215,16 @@ def test_a_failed_member_is_a_result_with_its_reason_and_files(placement: Placem
     assert {"failure.txt", "model/config.json", "curves/training.csv"} == failed.artifacts.keys()
 
 
+def test_a_group_that_failed_whole_is_not_said_to_be_transferred_one_by_one(
+    placement: Placement, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is nothing to transfer, and nothing to warn of beside the failures."""
+    configs = [resolve(replace(TINY, learning_rate=1e38))]
+    (failed,) = evaluate_group(configs, run_segment(configs, None, 2, placement).states, placement)
+    assert failed.status == "failed"
+    assert not caplog.records
+
+
 def test_an_error_in_the_evaluation_fails_that_trial_only(placement: Placement) -> None:
     """Weights that do not fit the configuration give a failed result with the traceback as a file."""
     config = resolve(TINY)
