@@ -22,7 +22,7 @@ print(by_size.agg(["mean", "std", "count"]))
 
 study = compare.optuna_study(name, ["reconstruction_loss"])
 print("best:", study.best_trial.params, "of importance:", get_param_importances(study))
-plot_slice(study, params=["latent_size"])
+plot_slice(study, params=[*study.best_trial.params][:1])
 pyplot.savefig("slice.png")
 
 best = frame.sort_values("reconstruction_loss").iloc[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from shlex import quote as quoted
 from typing import Any
 from urllib.parse import quote
 
@@ -58,6 +59,7 @@ class About:
         uri: Of the store, without a password.
         layout: What the runs of trials do not say.
         facts: More lines by name: dataset, versions, device.
+        has_ended: Whether all trials are done, as far as they will be.
     """
 
     title: str
@@ -68,6 +70,7 @@ class About:
     uri: str
     layout: Layout = Layout()
     facts: Mapping[str, str] = field(default_factory=dict)
+    has_ended: bool = True
 
     @property
     def ui(self) -> str:
@@ -99,7 +102,7 @@ class About:
         """What to type to see the runs; empty where a server shows them."""
         if self.uri.startswith(("http://", "https://")):
             return ""
-        return "mlflow ui" if self.uri == "sqlite:///mlflow.db" else f"mlflow ui --backend-store-uri {self.uri}"
+        return "mlflow ui" if self.uri == "sqlite:///mlflow.db" else f"mlflow ui --backend-store-uri {quoted(self.uri)}"
 
 
 def facts_of(tags: Mapping[str, str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -22,6 +23,9 @@ def run_command(command: Callable[[], int], interrupted: Callable[[], str]) -> i
         return command()
     except UserError as error:
         code, line = WRONG_INPUT, f"error: {one_line(str(error))}"
+    except BrokenPipeError:  # such as `... | head`: nobody reads on, and what Python writes at its end would say so again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOT_ALL
     except KeyboardInterrupt:
         code, line = INTERRUPTED, interrupted()
     sys.stderr.write(f"{line}\n")

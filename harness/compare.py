@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from harness import compare_options
@@ -158,8 +159,8 @@ def _write(comparison: Comparison, request: Request) -> None:
     path = user_path(request.output)
     try:
         write_whole(path, content.encode())
-    except OSError as error:
-        raise UserError(f"--output {request.output} cannot be written: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # the latter for a name that is none, such as "/"
+        raise UserError(f"--output {request.output} cannot be written: {getattr(error, 'strerror', '') or error}") from error
     print(f"{path} is written", file=sys.stderr)
 
 
@@ -198,7 +199,7 @@ def _store_studies(sweeps: Sequence[StoredSweep], request: Request) -> None:
     for sweep in sweeps:
         name = f"{sweep.study}-{sweep.identity}"
         written = store_study(sweep.optuna_study(request.metrics), name, request.optuna_storage)
-        print(f"{name} is in {address}, {written} of its {len(sweep.runs)} trials written now: optuna-dashboard {address}")
+        print(f"{name} is in {address}, {written} of its {len(sweep.runs)} trials written now: optuna-dashboard {quote(address)}")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ class Difference:
 
 def differences(sweeps: Sequence[StoredSweep]) -> list[Difference]:
     """What is not the same for all sweeps, those that make numbers first; empty for a single sweep."""
+    if len(sweeps) < 2:
+        return []
     described = [_described(sweep) for sweep in sweeps]
     names = dict.fromkeys(name for each in described for name in each)
     found = [Difference(name, tuple(each.get(name, "-") for each in described)) for name in names]

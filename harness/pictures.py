@@ -17,6 +17,7 @@ from harness.evaluation import TRANSFER_MODES
 from harness.figures import Chart, HeatMap, LineFigure, Series
 from harness.lines import line_label, size_of
 from harness.measures import METRICS
+from harness.recorded import reading
 from harness.tables import Row, Summary
 
 ReadFile = Callable[[str, str], bytes]
@@ -272,15 +273,20 @@ def _curve(label: str, curves: Sequence[Sequence[float]], color: int, dashed: bo
 
 
 def _read_curves(record: TrialRecord, read_file: ReadFile) -> dict[str, list[float]]:
-    lines = list(csv.DictReader(read_file(record.run_id, "curves/transfer.csv").decode().splitlines()))
-    return {name: [float(line[name]) for line in lines] for name in lines[0]}
+    path = "curves/transfer.csv"
+    with reading(record.run_id, path):
+        lines = list(csv.DictReader(read_file(record.run_id, path).decode().splitlines()))
+        return {name: [float(line[name]) for line in lines] for name in lines[0]}
 
 
 def _read_matrix(record: TrialRecord, read_file: ReadFile) -> Any:
-    _, *rows = csv.reader(read_file(record.run_id, "latents/correlation.csv").decode().splitlines())
-    return np.array([row[1:] for row in rows], dtype=float).reshape(len(rows), len(rows))
+    path = "latents/correlation.csv"
+    with reading(record.run_id, path):
+        _, *rows = csv.reader(read_file(record.run_id, path).decode().splitlines())
+        return np.array([row[1:] for row in rows], dtype=float).reshape(len(rows), len(rows))
 
 
 def _read_strips(record: TrialRecord, read_file: ReadFile) -> tuple[Any, list[list[int]]]:
-    with np.load(io.BytesIO(read_file(record.run_id, STRIPS_FILE)), allow_pickle=False) as arrays:
+    content = read_file(record.run_id, STRIPS_FILE)
+    with reading(record.run_id, STRIPS_FILE), np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return arrays["strips"], arrays["classes"].tolist()

@@ -47,14 +47,17 @@ def _write(name: str, uri: str | None, output: str | None) -> str:
     """Writes the files; gives the path of the page."""
     from harness.disk import write_whole
     from harness.reader import open_reader
+    from harness.recorded import reading
     from harness.reporting import FINDINGS_FILE, PAGE_FILE, read_findings, report_files
     from harness.sensitivity import search_plots
     from harness.sweeps import find_sweep
 
     reader = open_reader(uri)
     sweep = find_sweep(reader, name)
-    about, has_findings = _about(sweep, reader.uri), FINDINGS_FILE in reader.files(sweep.parent.run_id).sizes()
-    earlier = read_findings(reader.read_file(sweep.parent.run_id, FINDINGS_FILE)) if has_findings else []
+    about, earlier, parent = _about(sweep, reader.uri), [], sweep.parent.run_id
+    if FINDINGS_FILE in reader.files(parent).sizes():
+        with reading(parent, FINDINGS_FILE):
+            earlier = read_findings(reader.read_file(parent, FINDINGS_FILE))
     plots = search_plots(sweep.optuna_study(), sweep.objectives) if about.layout.sampler != "grid" else ""
     files = report_files(about, sweep.records, reader.read_file, plots, earlier)
     folder = user_path(output) if output else Path(f"report-{sweep.identity}")
@@ -75,7 +78,7 @@ def _about(sweep: StoredSweep, uri: str) -> About:
     layout = Layout.from_tag(parent.tags.get(TAG, ""))
     question = parent.tags.get("harness.question", sweep.title)
     place = (parent.run_id, parent.experiment_id, without_password(uri))
-    return About(sweep.title, question, sweep.identity, *place, layout, facts_of(parent.tags))
+    return About(sweep.title, question, sweep.identity, *place, layout, facts_of(parent.tags), parent.has_ended)
 
 
 if __name__ == "__main__":

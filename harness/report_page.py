@@ -126,9 +126,9 @@ def _inline(svg: str, chart: Chart) -> str:
     """An SVG as part of a page: without its own head, in the page's colours, with names that no other figure has."""
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(
-        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{escape(chart.title)}">', body
-    )
+    head = re.compile(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>')
+    label = escape(chart.title)  # a path of Windows in it is no pattern: hence a function
+    body = head.sub(lambda found: f'<svg viewBox="{found[1]}" role="img" aria-label="{label}">', body)
     body = re.sub(r'\bid="', f'id="{chart.name}-', body)
     body = re.sub(r'(url\(#|xlink:href="#)', rf"\1{chart.name}-", body).replace("xlink:href", "href")
     body = re.sub(r'<g id="[^"]*patch_1">.*?</g>', "", body, count=1, flags=re.DOTALL)  # the white ground

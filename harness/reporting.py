@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from harness import pictures, report_page, tables
 from harness.about import About
@@ -52,7 +54,7 @@ def report_files(
     return {
         **tables.table_files(summary, ordered),
         **files,
-        FINDINGS_FILE: json.dumps([asdict(claim) for claim in claims], indent=1).encode(),
+        FINDINGS_FILE: write_findings(claims),
         PAGE_FILE: report_page.render(about, sections, claims, charts, files, numbers),
     }
 
@@ -65,9 +67,27 @@ def kept_claims(claims: Sequence[Claim], earlier: Sequence[Claim], numbers: dict
     return [claim for topic in FINDINGS for claim in able if claim.topic == topic]
 
 
+def write_findings(claims: Sequence[Claim]) -> bytes:
+    """The content of ``findings.json``; a number that is not defined is null."""
+    return json.dumps([asdict(claim) | {"numbers": _defined(claim.numbers)} for claim in claims], indent=1).encode()
+
+
+def _defined(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+
+
 def read_findings(content: bytes) -> list[Claim]:
-    """Reads ``findings.json``."""
-    return [Claim(**{**each, "run_ids": tuple(each["run_ids"])}) for each in json.loads(content)]
+    """Reads ``findings.json``.
+
+    Raises:
+        ValueError, KeyError, TypeError: if it is none.
+    """
+    return [_read_claim(**each) for each in json.loads(content)]
+
+
+def _read_claim(run_ids: Sequence[str], numbers: Mapping[str, float | None], **others: Any) -> Claim:
+    values = {name: math.nan if value is None else value for name, value in numbers.items()}
+    return Claim(**others, run_ids=tuple(run_ids), numbers=values)
 
 
 def describe(question: str, claims: Sequence[Claim], page_address: str) -> str:

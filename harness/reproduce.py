@@ -108,7 +108,7 @@ def _reproduce(request: Request) -> Reproduction:
     from harness.reader import open_reader
     from harness.reproduction import Reproduction
     from harness.sweeps import find_trial
-    from harness.verify import differing_fields, verify
+    from harness.verify import check_recorded, differing_fields, verify
 
     reader = open_reader(request.tracking_uri)
     run = find_trial(reader, request.run_id)
@@ -118,12 +118,14 @@ def _reproduce(request: Request) -> Reproduction:
     fields = differing_fields(recipe, placement, images.fingerprint)
     if recipe.placement.data_fingerprint not in ("", images.fingerprint):
         return Reproduction(recipe, placement.device, fields)
+    recorded = _recorded_files(reader, run.run_id) if request.verify else {}
+    check_recorded(run, recorded)
     folder = _new_folder(request.output) if request.output else None
     _note(_beginning(recipe, placement.device))
     result = retrain.retrain(recipe, placement, math.prod(images.shape), _note)
     if folder:
         _write_files(folder, result.artifacts)
-    verdict = verify(run, _recorded_files(reader, run.run_id), result, placement) if request.verify else None
+    verdict = verify(run, recorded, result, placement) if request.verify else None
     return Reproduction(recipe, placement.device, fields, result, verdict)
 
 

@@ -68,12 +68,26 @@ def load_autoencoder(folder: str | Path) -> models.Autoencoder:
 
 def differing_weights(first: bytes, second: bytes) -> tuple[int, int]:
     """How many tensors of two weights files are not the same to the last bit, and how many there are in all."""
-    from safetensors.torch import load
-
-    one, other = load(first), load(second) if second else {}
+    one, other = read_weights(first), read_weights(second) if second else {}
     names = one.keys() | other.keys()
     same = [name for name in one.keys() & other.keys() if _is_same(one[name], other[name])]
     return len(names) - len(same), len(names)
+
+
+def read_weights(content: bytes) -> dict[str, Tensor]:
+    """Reads the content of a weights file.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        weights: dict[str, Tensor] = load(content)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    return weights
 
 
 def _is_same(first: Tensor, second: Tensor) -> bool:

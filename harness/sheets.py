@@ -113,10 +113,11 @@ def shortened(table: Table, most: int) -> Table:
 
 def others(comparison: Comparison) -> list[str]:
     """A line for each study that has older sweeps, which the name could have meant."""
-    lines = []
-    for sweep in (each for each in comparison.sweeps if each.others):
+    lines, named = [], {sweep.identity for sweep in comparison.sweeps}
+    for sweep in comparison.sweeps:
         identities = dict.fromkeys(other.tags["harness.sweep"] for other in sweep.others)
-        lines.append(f"{sweep.study} has other sweeps, older ones: {', '.join(identities)} (--list)")
+        if more := [identity for identity in identities if identity not in named]:
+            lines.append(f"{sweep.study} has other sweeps, older ones: {', '.join(more)} (--list)")
     return lines
 
 

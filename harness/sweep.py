@@ -72,7 +72,7 @@ def run_sweep(
         KeyboardInterrupt: if it was to stop, or on Ctrl-C, after the runs under way were ended as interrupted.
     """
     with tracker.claim(plan.identity), open_executor(plan, means) as executor:
-        sweep = tracker.open_sweep(_info(plan), means.fresh, means.retry_failed)
+        sweep = tracker.open_sweep(_info(plan, means), means.fresh, means.retry_failed)
         for note in sweep.notes:
             display.note(f"note: {note}")
         records = {number: record for number, record in sweep.records.items() if number < plan.total or is_confirmation(number)}
@@ -177,10 +177,14 @@ def _finish(run: Run, search: Search, records: Mapping[int, TrialRecord]) -> lis
 
 def _about(run: Run) -> About:
     plan, sweep = run.plan, run.sweep
-    layout = Layout(plan.study.axes, plan.study.objectives, plan.study.sampler, plan.total, run.means.command)
+    layout = _layout(plan, run.means)
     facts = facts_of(run.tracker.context | {"harness.dataset": plan.study.base.dataset, **_fingerprint(plan)})
     uri = without_password(run.tracker.uri)
     return About(plan.title, plan.study.question, plan.identity, sweep.run_id, sweep.experiment_id, uri, layout, facts)
+
+
+def _layout(plan: SweepPlan, means: Means) -> Layout:
+    return Layout(plan.study.axes, plan.study.objectives, plan.study.sampler, plan.total, means.command)
 
 
 def _fingerprint(plan: SweepPlan) -> dict[str, str]:
@@ -198,7 +202,7 @@ def _publication(run: Run, summary: tables.Summary) -> Publication:
     return Publication(view, name, best.run_id if best else "", description)
 
 
-def _info(plan: SweepPlan) -> SweepInfo:
+def _info(plan: SweepPlan, means: Means) -> SweepInfo:
     return SweepInfo(
         study=plan.study.name,
         identity=plan.identity,
@@ -208,4 +212,5 @@ def _info(plan: SweepPlan) -> SweepInfo:
         data_fingerprint=plan.placement.data_fingerprint,
         device=plan.placement.device,
         files={f"study/{plan.study.name}.py": plan.source.encode()},
+        tags={TAG: _layout(plan, means).to_tag()},
     )

@@ -232,6 +232,7 @@ class MlflowTracker:
             "harness.device": info.device,
             "harness.question": info.question,
             "mlflow.note.content": info.question,
+            **info.tags,
         }
         run_id = self._create(experiment_id, info.title, tags)
         self._runs.write(Write("input", run_id, _dataset(info)))

@@ -25,6 +25,7 @@ class SweepInfo:
         data_fingerprint: SHA-256 of the dataset.
         device: On which the trials compute.
         files: Contents by path, kept on the parent run.
+        tags: More of the parent run's.
     """
 
     study: str
@@ -35,6 +36,7 @@ class SweepInfo:
     data_fingerprint: str
     device: str
     files: Mapping[str, bytes] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from harness.artifacts import MODEL_FOLDER
 from harness.config import Placement, TrialResult
 from harness.measures import METRICS
 from harness.reader import StoredRun
+from harness.recorded import reading
 from harness.retrain import Recipe
-from harness.saved import WEIGHTS_FILE, differing_weights
+from harness.saved import WEIGHTS_FILE, differing_weights, read_weights
 
 Outcome = Literal["bit-equal", "within tolerance", "different"]
 
@@ -173,6 +174,20 @@ def _dirty(is_dirty: bool) -> str:
 def _versions(recorded: Mapping[str, str], found: Mapping[str, str]) -> Iterable[Field]:
     for name in dict.fromkeys([*recorded, *found]):
         yield Field(f"version of {name}", recorded.get(name, ""), found.get(name, ""))
+
+
+def check_recorded(run: StoredRun, files: Mapping[str, bytes]) -> None:
+    """Sees that a run's files can be compared with, which is better known before the training than after it.
+
+    Raises:
+        UserError: if one is damaged.
+    """
+    for path, content in files.items():
+        with reading(run.run_id, path):
+            if path == WEIGHTS_PATH:
+                read_weights(content)
+            else:
+                _points(content)
 
 
 def verify(run: StoredRun, files: Mapping[str, bytes], result: TrialResult, placement: Placement) -> Verdict:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
-from harness.commands import INTERRUPTED, WRONG_INPUT, run_command
+from harness.commands import INTERRUPTED, NOT_ALL, WRONG_INPUT, run_command
 from harness.rules import UserError
+from tests.support import ROOT
 
 
 def ends(error: BaseException) -> int:
@@ -39,3 +43,14 @@ def test_what_a_user_can_do_nothing_about_is_not_hidden() -> None:
     """It is a fault of the harness, with its traceback."""
     with pytest.raises(ZeroDivisionError):
         ends(ZeroDivisionError())
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
+    """As with ``... --csv | head``: a real pipe whose other end is closed."""
+    code = "import sys; from harness.commands import run_command; sys.exit(run_command(lambda: print('x' * 10**6) or 0, str))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        err = process.stderr.read()
+    assert (process.returncode, err) == (NOT_ALL, b"")

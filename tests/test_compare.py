@@ -205,6 +205,7 @@ def test_sweeps_are_listed(stored: Stored, capsys: pytest.CaptureFixture[str]) -
         (["tiny", "--markdwon"], ["unknown option '--markdwon'", "did you mean '--markdown'?"]),
         (["tiny", "--html", "--csv"], ["--html and --csv are two formats"]),
         (["tiny", "--output", "x.html"], ["--output 'x.html' has no format"]),
+        (["tiny", "--csv", "--output", "/"], ["--output / cannot be written"]),
         (
             ["tiny", "--csv", "--output", "no/such/folder/x.csv"],
             ["--output no/such/folder/x.csv cannot be written", "No such file"],

@@ -80,3 +80,23 @@ def test_a_folder_that_cannot_be_made_is_refused_in_one_line(
     (tmp_path / "file").write_text("")
     _, err = run(["tiny", "--tracking-uri", stored.uri, "--output", str(tmp_path / "file" / "report")], capsys, code=2)
     assert "name another folder with --output" in err
+
+
+def test_findings_that_are_damaged_are_one_line(
+    stored: Stored, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of another version; nothing is written."""
+    monkeypatch.setattr("harness.reader.StoreReader.read_file", lambda *where: b'[{"topic": "dimensions"}]')
+    _, err = run(["tiny", "--tracking-uri", stored.uri, "--output", "again"], capsys, code=2)
+    assert f"findings.json of the run {stored.grid_run} is damaged" in err
+    assert not Path("again").exists()
+
+
+def test_a_sweep_that_was_cut_off_has_a_report_that_says_so(
+    stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is a report of the trials so far."""
+    own = stored.copied(tmp_path)
+    own.change("UPDATE runs SET status = 'KILLED' WHERE run_uuid = ?", own.grid_run)
+    out, _ = run([own.grid_run, "--tracking-uri", own.uri, "--output", str(tmp_path / "again")], capsys)
+    assert "Not finished yet" in Path(out.strip()).read_text()

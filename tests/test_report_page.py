@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -11,8 +13,11 @@ from typing import Any
 import pytest
 
 from harness.about import About, Layout
+from harness.artifacts import STRIPS_FILE
 from harness.config import TrialRecord
-from harness.reporting import read_findings, report_files
+from harness.evidence import Claim
+from harness.reporting import read_findings, report_files, write_findings
+from harness.rules import UserError
 from tests.made_up import file_reader, made_up_sweep
 
 ABOUT = About(
@@ -158,6 +163,19 @@ def test_what_others_have_named_is_text(records: list[TrialRecord]) -> None:
     assert Elements(page).text.count("alert(1)") >= 4
 
 
+@pytest.mark.parametrize("name", [r"folder:C:\Users\me", r"npz:/data/\1.npz", "npz:/data/$a^$.npz"])
+def test_a_dataset_may_have_any_path(name: str) -> None:
+    """Those of Windows are no patterns, and dollars no formulas: the page and every figure's title have them as they are."""
+    page = page_of(made_up_sweep(seeds=2, dataset=name)).decode()
+    assert f"{name}, d = " in page or f"dataset={name}" in page or name in Elements(page.encode()).text
+
+
+def test_a_sweep_that_is_not_finished_says_so(records: list[TrialRecord], page: bytes) -> None:
+    """Its sentences are of the trials so far."""
+    assert "Not finished yet" in Elements(page_of(records[:40], replace(ABOUT, has_ended=False))).text
+    assert "Not finished yet" not in Elements(page).text
+
+
 @pytest.mark.parametrize("sweep", [{"seeds": 1, "sizes": (10,)}, {"architectures": ("base",), "sizes": (2, 5)}])
 def test_a_small_sweep_has_a_page_as_well(sweep: dict[str, Any]) -> None:
     """With the sections that it has numbers for."""
@@ -177,3 +195,22 @@ def test_a_sweep_of_failures_has_a_page_that_says_so(records: list[TrialRecord])
 def test_the_page_is_the_same_each_time(records: list[TrialRecord], page: bytes) -> None:
     """Byte by byte: no time of day, no random name."""
     assert page_of(records) == page
+
+
+@pytest.mark.parametrize("path", ["curves/transfer.csv", "latents/correlation.csv", STRIPS_FILE])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe damaged, \x00"])
+def test_a_damaged_file_of_a_run_is_named(records: list[TrialRecord], path: str, content: bytes) -> None:
+    """With its run and what to do, in one line."""
+    read = file_reader(records)
+    with pytest.raises(UserError, match=f"{path} of the run [0-9a-z]+ is damaged .*: put back"):
+        report_files(ABOUT, records, lambda run_id, wanted: content if wanted == path else read(run_id, wanted))
+
+
+def test_numbers_that_are_not_defined_are_null(records: list[TrialRecord]) -> None:
+    """In the file of the sentences, which is read back as it was."""
+    claims = [Claim("dimensions", "x", False, ("a", "b"), {"low": math.nan, "at": 3.0})]
+    content = write_findings(claims)
+    assert json.loads(content, parse_constant=lambda word: pytest.fail(word))[0]["numbers"] == {"low": None, "at": 3.0}
+    (again,) = read_findings(content)
+    assert math.isnan(again.numbers.pop("low"))
+    assert again == replace(claims[0], numbers={"at": 3.0})

@@ -188,6 +188,18 @@ def test_what_differs_in_the_making_is_named(stored: Stored, tmp_path: Path, cap
     }
 
 
+@pytest.mark.parametrize("name", ["curves/transfer.csv", "model/model.safetensors"])
+def test_a_damaged_record_is_found_before_the_training(
+    name: str, stored: Stored, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one line that names the file."""
+    monkeypatch.setattr("harness.runs.RunFiles.read", lambda *_: b"epoch,x\n1,?")
+    monkeypatch.setattr("harness.verify.COMPARED_FILES", (name,))
+    monkeypatch.setattr("harness.retrain.retrain", lambda *_: pytest.fail("it trains"))
+    _, err = run([stored.run_ids(stored.grid)[0], "--verify"], capsys, code=2)
+    assert f"{name} of the run {stored.run_ids(stored.grid)[0]} is damaged" in err
+
+
 def test_other_images_are_not_trained_on(stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 1, and both checksums."""
     copy = stored.copied(tmp_path)

@@ -20,7 +20,7 @@ from tests.support import ROOT
 
 LEVELS = (
     {"rules", "disk"},
-    {"commands", "config", "downloads", "arrays", "folders", "workers", "server"},
+    {"commands", "config", "downloads", "arrays", "folders", "recorded", "workers", "server"},
     {
         "datasets",
         "models",

@@ -94,6 +94,12 @@ def test_a_fresh_sweep_has_no_records(tracker: Tracker) -> None:
     assert tracker.open_sweep(INFO, fresh=False).run_id == fresh.run_id
 
 
+def test_a_sweep_has_its_tags_from_the_beginning(client: MlflowClient) -> None:
+    """So that what is read of one that was cut off is known as well."""
+    sweep = MlflowTracker(client.tracking_uri).open_sweep(replace(INFO, tags={"harness.about": "{}"}), fresh=False)
+    assert client.get_run(sweep.run_id).data.tags["harness.about"] == "{}"
+
+
 def test_another_identity_is_another_sweep(tracker: Tracker) -> None:
     """Sweeps of one study in one experiment do not see each other's trials."""
     _, run_id = begin(tracker)
