@@ -124,7 +124,7 @@ def draw(chart: Chart) -> dict[str, bytes]:
     import matplotlib as mpl
 
     colors: Any = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), TEXT_COLOR)
-    settings = {"svg.fonttype": "none", "svg.hashsalt": chart.name, "text.parse_math": False}  # a path may hold dollars
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": chart.name, "text.parse_math": False}  # a path may hold dollars
     with mpl.rc_context({**colors, **settings}):
         figure, axes = _new_figure(len(chart.panels), chart.share_y and not isinstance(chart.panels[0], HeatMap))
         for axis, panel in zip(axes, chart.panels, strict=True):
