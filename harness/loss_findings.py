@@ -85,8 +85,8 @@ def _beyond(slope: float) -> str:
 def _rest(fall: Interval) -> str:
     """How the loss goes on beyond the size that is enough."""
     if fall.excludes(0):
-        word, value = ("falls", fall) if fall.mean > 0 else ("rises", fall.mapped(lambda share: -share))
-        return f"{word} by another {wording.estimate(value, wording.percent)}"
+        word, value = ("falls by another", fall) if fall.mean > 0 else ("rises by", fall.mapped(lambda share: -share))
+        return f"{word} {wording.estimate(value, wording.percent)}"
     change = fall.mapped(lambda share: -share)
     return f"changes by {wording.estimate(change, lambda share: f'{100 * share:+.1f} %')}, which is not resolved"
 

@@ -14,6 +14,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from harness.comparison import compare
 from harness.config import Trial, TrialConfig, TrialRecord
 from harness.confirmation import FIRST_NUMBER, PLACES
 from harness.evidence import enough
@@ -133,10 +134,14 @@ def searched(configs: Sequence[dict[str, Any]], confirmed: Sequence[int], seeds:
 
 
 def test_a_winner_is_no_replicate_of_its_own_confirmations() -> None:
-    """Its line has the fresh seeds alone."""
+    """Its line has the fresh seeds alone, and so has its group in a comparison."""
     records = searched([{"latent_size": 4}, {"latent_size": 6, "learning_rate": 0.01}], [0])
     (line,) = evidence_of(records, "latent_size").lines
     assert sorted(line.trials) == [(4, 1), (4, 2), (4, 3)]
+    group = compare([records], "reconstruction_loss", ["latent_size"]).lines[0].entries[0]
+    assert group.value is not None
+    assert (group.trials, group.value.count) == (3, 3)
+    assert group.value.mean == pytest.approx(0.01501)
 
 
 def test_a_search_without_confirmations_has_its_best_trial_and_no_others() -> None:
@@ -375,7 +380,7 @@ def test_a_loss_that_rises_beyond_its_bend_is_not_said_to_fall() -> None:
         lambda each: {"reconstruction_loss": _rising(each.trial.config.latent_size) * (1 + 1e-3 * each.trial.config.seed)},
     )
     (claim,) = claims_of("dimensions", records, "latent_size")
-    assert re.search(r"beyond it adds \d+ % to it\. From d = 10 to d = 30 it rises by another \d+ %", claim.text), claim.text
+    assert re.search(r"beyond it adds \d+ % to it\. From d = 10 to d = 30 it rises by \d+ %", claim.text), claim.text
     assert not re.search(r"-\d", claim.text)
 
 
