@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
 
 from harness import wording
 from harness.contrasts import Contrast, contrasts, runs_of
@@ -18,35 +18,33 @@ CHOICES = ("batch_norm", "output_activation", "loss", "activation", "kernel_size
 def find_choices(evidence: Evidence) -> list[Claim]:
     """Which single changes of the first line change its loss, and which its accuracy with a handful of labels."""
     baseline, variants = single_changes(evidence)
-    if not variants:
-        return []
     losses = contrasts(variants, baseline, "reconstruction_loss", as_ratio=True)
     gains = contrasts(variants, baseline, "transfer_accuracy")
-    return [_loss_claim(evidence, baseline, losses), _accuracy_claim(evidence, baseline, gains)]
+    claims = [_loss_claim(baseline, losses)] if losses else []
+    return [*claims, _accuracy_claim(baseline, gains)] if gains else claims
 
 
 def single_changes(evidence: Evidence) -> tuple[Line, list[Line]]:
     """The first line of a sweep, and those that differ from it in one of the ``CHOICES`` and in nothing else."""
-    baseline = evidence.lines[0]
-    own = _values(baseline)
-    changed = {line.label: [name for name, value in _values(line).items() if value != own[name]] for line in evidence.lines}
-    return baseline, [line for line in evidence.lines if len(changed[line.label]) == 1 and changed[line.label][0] in CHOICES]
+    baseline, *others = evidence.evaluated
+    changed = {line.label: _changed(line, baseline) for line in others}
+    return baseline, [line for line in others if len(changed[line.label]) == 1 and changed[line.label][0] in CHOICES]
 
 
-def _values(line: Line) -> dict[str, Any]:
-    return {name: value for name, value in line.rows[0].point.items() if name != "latent_size"}
+def _changed(line: Line, baseline: Line) -> list[str]:
+    pairs = zip(asdict(line.identity).items(), asdict(baseline.identity).values(), strict=True)
+    return [name for (name, value), usual in pairs if value != usual]
 
 
 def change_of(line: Line, baseline: Line) -> str:
     """What is different about a line: ``loss=bce``."""
-    own = _values(baseline)
-    return ", ".join(f"{name}={value}" for name, value in _values(line).items() if value != own[name])
+    return ", ".join(f"{name}={getattr(line.config, name)}" for name in _changed(line, baseline))
 
 
-def _loss_claim(evidence: Evidence, baseline: Line, found: Sequence[Contrast]) -> Claim:
+def _loss_claim(baseline: Line, found: Sequence[Contrast]) -> Claim:
     parts = [
-        f"with {change_of(each.line, baseline)} it is {wording.estimate(each.change, wording.decimal)} times as high "
-        f"({wording.p_value(each.test.corrected)})"
+        f"with {change_of(each.line, baseline)} it is {wording.estimate(each.change, wording.decimal)} times as high"
+        f"{wording.tested(each.test.corrected)}"
         for each in found
     ]
     text = f"The reconstruction loss of the first line, {_name(baseline)}, {_over(baseline)}: {wording.listed(parts)}."
@@ -54,11 +52,12 @@ def _loss_claim(evidence: Evidence, baseline: Line, found: Sequence[Contrast]) -
     return _claim(text, found, numbers)
 
 
-def _accuracy_claim(evidence: Evidence, baseline: Line, found: Sequence[Contrast]) -> Claim:
+def _accuracy_claim(baseline: Line, found: Sequence[Contrast]) -> Claim:
     parts = [
-        f"{_signed(each.change)} with {change_of(each.line, baseline)} ({wording.p_value(each.test.corrected)})" for each in found
+        f"{_signed(each.change)} with {change_of(each.line, baseline)}{wording.tested(each.test.corrected)}" for each in found
     ]
-    text = f"The accuracy with a handful of labels, frozen, changes by {wording.listed(parts)}."
+    draws = wording.same_draws(baseline.config.draws)
+    text = f"The accuracy with a handful of labels, frozen, {draws}, changes by {wording.listed(parts)}."
     return _claim(text, found, {change_of(each.line, baseline): each.change.mean for each in found})
 
 
@@ -81,7 +80,7 @@ def _signed(value: Interval) -> str:
 
 
 def _name(line: Line) -> str:
-    return line.rows[0].trials[0].trial.config.architecture
+    return line.config.architecture
 
 
 def _over(line: Line) -> str:

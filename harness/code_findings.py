@@ -16,10 +16,9 @@ SMALL_SIZE, LARGE_SIZE = 10, 20
 
 
 def find_redundancy(evidence: Evidence) -> list[Claim]:
-    """Whether the largest correlation rises with d beyond what chance gives."""
-    lines = [evidence.best, *(line for line in evidence.lines if line is not evidence.best)]
+    """Whether the largest correlation of the best few lines rises with d beyond what chance gives."""
     size = enough(evidence)
-    return [claim for line in lines if (claim := _redundancy(line, size))]
+    return [claim for line in evidence.leading if (claim := _redundancy(line, size))]
 
 
 def _redundancy(line: Line, size: int) -> Claim | None:
@@ -29,7 +28,11 @@ def _redundancy(line: Line, size: int) -> Claim | None:
     level = _correlation_at(line, block, min(block.sizes, key=lambda each: abs(each - size)))
     found = trend(np.tile(block.sizes, len(block.seeds)), block.values.ravel())
     if found is None:
-        return Claim("redundancy", level, False, block.run_ids)
+        text = (
+            f"Whether the largest correlation between two latents of {line.label} changes with d is not resolved: that takes "
+            f"five trials of several latent sizes. {level}"
+        )
+        return Claim("redundancy", text, False, block.run_ids)
     shown = wording.estimate(found.rho, lambda value: f"{value:.2f}")
     is_resolved = len(block.seeds) > 1 and found.rho.excludes(0)
     if is_resolved:
@@ -38,7 +41,7 @@ def _redundancy(line: Line, size: int) -> Claim | None:
     else:
         trend_text = (
             f"Whether the largest correlation between two latents of {line.label} changes with d beyond chance "
-            f"{wording.unresolved(len(block.seeds), None)}. Spearman's correlation is {shown}."
+            f"{wording.unsettled(len(block.seeds))}. Spearman's correlation is {shown}."
         )
     numbers = {"rho": found.rho.mean, "low": found.rho.low, "high": found.rho.high}
     return Claim("redundancy", f"{trend_text} {level}", is_resolved, block.run_ids, numbers)

@@ -2,7 +2,8 @@
 
 The replicate is the seed. Trials of a group that differ in more than their seed (all latent sizes of an architecture, say) are
 averaged seed by seed first, over the configurations that every seed has: as many trials as there are would be taken for as many
-independent replicates otherwise. Two groups are compared on the configurations and seeds that both have.
+independent replicates otherwise. Two groups are compared on the configurations and seeds that both have. A search's trial
+that was trained again from fresh seeds is left out, as it was chosen.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from dataclasses import dataclass, fields, replace
 from statistics import fmean
 from typing import Any
 
+from harness.complete import complete_part
 from harness.config import TrialConfig, TrialRecord
+from harness.confirmation import without_chosen
 from harness.measures import METRICS
 from harness.rules import UserError, unknown
 from harness.statistics import CONFIDENCE, Interval, Paired, compare_paired, correct, mean_interval
@@ -110,7 +113,8 @@ def compare(sweeps: Sequence[Sequence[TrialRecord]], metric: str, axes: Sequence
     """
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
-    finished = [[record for record in records if metric in record.metrics and record.status == "finished"] for records in sweeps]
+    able = ([each for each in records if metric in each.metrics and each.status == "finished"] for records in sweeps)
+    finished = [without_chosen(records) for records in able]
     if not any(finished):
         raise UserError(f"no trial that was selected has a {metric}: choose another --metric, or other trials")
     chosen = _check_axes(axes) or default_axes(finished)
@@ -239,17 +243,9 @@ def _difference(values: BySeed, reference: BySeed) -> Paired | None:
 
 
 def _seed_means(values: BySeed) -> list[float]:
-    """The mean of each seed over the same configurations: all those that any seed has, or those that all have.
-
-    With the first, seeds that lack one are left out. Of the two it is what leaves more trials.
-    """
-    if not values:
-        return []
-    every = frozenset[Point]().union(*values.values())
-    common = every.intersection(*values.values())
-    whole = [seed for seed, cells in values.items() if len(cells) == len(every)]
-    seeds, cells = (whole, every) if len(whole) * len(every) >= len(values) * len(common) else (list(values), common)
-    return [fmean(values[seed][cell] for cell in cells) for seed in sorted(seeds)] if cells else []
+    """The mean of each seed over the same configurations; seeds or configurations with missing trials are left out."""
+    seeds, cells = complete_part(values)
+    return [fmean(values[seed][cell] for cell in cells) for seed in seeds]
 
 
 def _corrected(table: Table) -> Table:

@@ -135,3 +135,10 @@ def confirmed(records: Iterable[TrialRecord]) -> list[Confirmed]:
         if is_confirmation(number) and record.status == "finished":
             replicates.setdefault((number - FIRST_NUMBER) // PLACES, []).append(record)
     return [Confirmed(by_number[number], tuple(each)) for number, each in replicates.items() if number in by_number]
+
+
+def without_chosen(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """All but a search's trials that have replicates: they were chosen for their numbers, which is luck in part."""
+    every = list(records)
+    chosen = {each.found.trial.number for each in confirmed(every)}
+    return [record for record in every if record.trial.number not in chosen]

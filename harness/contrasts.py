@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.lines import Line, axes_of, common, cut
+from harness.lines import Line, together
 from harness.statistics import Interval, Paired, compare_paired, correct
 
 
@@ -35,11 +35,10 @@ class Contrast:
 
 def contrast(line: Line, other: Line, metric: str, as_ratio: bool = False) -> Contrast | None:
     """Compares a line with another one; nothing where they have no sizes and seeds in common."""
-    blocks = [each.block(metric) for each in (line, other)]
-    shared = common(blocks)
-    if shared is None:
+    blocks = together([(line, [metric]), (other, [metric])])
+    if not blocks:
         return None
-    own, others = (cut(block, *axes_of(shared)) for block in blocks if block)
+    own, others = blocks
     scale = np.log if as_ratio else np.asarray
     first, second = (scale(block.values).mean(axis=1) for block in (own, others))
     test = compare_paired(first, second)

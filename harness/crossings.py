@@ -33,7 +33,8 @@ def overtakes(upper: Sequence[Curve], lower: Sequence[Curve]) -> Crossing:
     """Where the ``upper`` curves get above the ``lower`` ones, seed by seed.
 
     The interval is that of all points at which the paired difference cannot be told from 0 (a test turned into a region,
-    as Fieller's), read off between the points on a logarithmic x; it needs at least two replicates, and is NaN with one.
+    as Fieller's), read off between the points on a logarithmic x; it needs at least two replicates, and is NaN with one. All is
+    NaN where the curves have no points in common.
 
     Args:
         upper: A curve for each replicate, at the same points x > 0.
@@ -48,7 +49,7 @@ def overtakes(upper: Sequence[Curve], lower: Sequence[Curve]) -> Crossing:
 
 def _turns_positive(points: Sequence[float], values: Sequence[float]) -> float:
     """Where values are above 0 for good; the first point where all are, infinity where the last one is not."""
-    if any(math.isnan(value) for value in values):
+    if not points or any(math.isnan(value) for value in values):
         return math.nan
     if values[-1] <= 0:
         return math.inf

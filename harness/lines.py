@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from harness.config import TrialRecord
+from harness.complete import complete_part
+from harness.config import TrialConfig, TrialRecord
+from harness.confirmation import is_confirmation, without_chosen
 from harness.tables import Row, Summary
 
 Array = npt.NDArray[np.float64]
+
+Key = tuple[int, int]
+"""Latent size and seed."""
+
+EVALUATION_FIELDS = ("labels", "draws", "transfer_epochs")
+"""Fields that only the evaluation looks at: trials that differ in nothing else have the same autoencoder, to the bit."""
 
 
 @dataclass(frozen=True)
@@ -43,81 +51,156 @@ class Line:
 
     Attributes:
         label: What tells it from the others of its sweep.
-        rows: One a latent size, rising.
+        rows: By rising latent size.
     """
 
     label: str
     rows: tuple[Row, ...]
 
     @cached_property
-    def trials(self) -> dict[tuple[int, int], TrialRecord]:
-        """The finished trials by latent size and seed."""
-        trials = [record for row in self.rows for record in row.trials]
-        return {(each.trial.config.latent_size, each.trial.config.seed): each for each in trials}
+    def trials(self) -> dict[Key, TrialRecord]:
+        """The finished trials by latent size and seed; of trials that only the evaluation tells apart the first one."""
+        trials: dict[Key, TrialRecord] = {}
+        for record in (record for row in self.rows for record in row.trials):
+            trials.setdefault((record.trial.config.latent_size, record.trial.config.seed), record)
+        return trials
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Its latent sizes, rising."""
         return tuple(dict.fromkeys(size for size, _ in sorted(self.trials)))
 
+    @property
+    def config(self) -> TrialConfig:
+        """Of its first trial."""
+        return self.rows[0].trials[0].trial.config
+
+    @cached_property
+    def identity(self) -> TrialConfig:
+        """What all of its trials have in common: equal for lines that only the label tells apart."""
+        return identity_of(self.config)
+
+    def able(self, metrics: Sequence[str]) -> frozenset[Key]:
+        """The trials that have all of some metrics; a minus sign before a name is left out of account."""
+        names = [name.removeprefix("-") for name in metrics]
+        return frozenset(key for key, each in self.trials.items() if all(name in each.metrics for name in names))
+
     def block(self, *metrics: str, like: Block | None = None) -> Block | None:
-        """The sum of some metrics' values, which is mostly one's, of the seeds and sizes that have them all.
+        """The sum of some metrics' values, which is mostly one's, where as few trials as can be are left out.
 
         Args:
             metrics: Names; one after a minus sign is subtracted.
             like: Take no other sizes and seeds than this one has.
 
         Returns:
-            Nothing where no seed has all of the sizes.
+            Nothing where no sizes and seeds are complete.
         """
-        names = [name.removeprefix("-") for name in metrics]
-        able = {key: each for key, each in self.trials.items() if all(name in each.metrics for name in names)}
-        sizes = sorted({size for size, _ in able} & set(like.sizes if like else self.sizes))
-        seeds = sorted({seed for _, seed in able} & set(like.seeds if like else (seed for _, seed in able)))
-        seeds = [seed for seed in seeds if all((size, seed) in able for size in sizes)]
-        if not sizes or not seeds:
-            return None
-        chosen = [[able[size, seed] for size in sizes] for seed in seeds]
-        values = np.array([[_total(record, metrics) for record in records] for records in chosen])
-        return Block(tuple(sizes), tuple(seeds), values, tuple(record.run_id for records in chosen for record in records))
+        found = together([(self, metrics)], like)
+        return found[0] if found else None
+
+
+def together(parts: Sequence[tuple[Line, Sequence[str]]], like: Block | None = None) -> list[Block]:
+    """Blocks over the same sizes and seeds: those that all lines have, where as few trials as can be are left out.
+
+    Args:
+        parts: Lines and the metrics to add up, as in ``Line.block``.
+        like: Take no other sizes and seeds than this one has.
+
+    Returns:
+        One a part; empty where they have nothing in common.
+    """
+    keys = frozenset.intersection(*(line.able(metrics) for line, metrics in parts))
+    if like:
+        keys = frozenset((size, seed) for size, seed in keys if size in like.sizes and seed in like.seeds)
+    seeds, sizes = complete_keys(keys)
+    return [_block(line, metrics, sizes, seeds) for line, metrics in parts] if seeds else []
+
+
+def complete_keys(keys: Iterable[Key]) -> tuple[list[int], list[int]]:
+    """Of some trials the seeds and the sizes of which none is missing, both rising."""
+    by_seed: dict[int, set[int]] = {}
+    for size, seed in keys:
+        by_seed.setdefault(seed, set()).add(size)
+    seeds, sizes = complete_part(by_seed)
+    return seeds, sorted(sizes)
+
+
+def _block(line: Line, metrics: Sequence[str], sizes: Sequence[int], seeds: Sequence[int]) -> Block:
+    chosen = [[line.trials[size, seed] for size in sizes] for seed in seeds]
+    values = np.array([[_total(record, metrics) for record in records] for records in chosen])
+    return Block(tuple(sizes), tuple(seeds), values, tuple(record.run_id for records in chosen for record in records))
 
 
 def _total(record: TrialRecord, metrics: Sequence[str]) -> float:
     return sum(-record.metrics[name[1:]] if name.startswith("-") else record.metrics[name] for name in metrics)
 
 
-def lines_of(summary: Summary) -> list[Line]:
-    """All lines of a sweep, in the order of its trials."""
-    by_label: dict[str, list[Row]] = {}
-    for row in summary.rows:
-        by_label.setdefault(line_label(row, summary.axes), []).append(row)
-    return [Line(label, tuple(sorted(rows, key=size_of))) for label, rows in by_label.items()]
+def lines_of(summary: Summary, pooled: Collection[str] = ()) -> list[Line]:
+    """All lines of a sweep, in the order of its trials.
+
+    Single proposals of a search are no lines; where there is nothing else, the best one stands for the sweep.
+
+    Args:
+        summary: Of the sweep.
+        pooled: Fields in which the trials of a line may differ, too.
+    """
+    rows = rows_by_line(_replicated(summary.rows), summary.axes, pooled)
+    return [Line(label, tuple(each)) for label, each in rows.items()]
 
 
-def line_label(row: Row, axes: Sequence[str]) -> str:
-    """Architecture, and what else was varied."""
-    more = [f"{name}={row.point[name]}" for name in axes if name not in ("architecture", "latent_size")]
-    return ", ".join([row.trials[0].trial.config.architecture, *more])
+def _replicated(rows: Sequence[Row]) -> list[Row]:
+    """Those of a grid, and the confirmations of a search; of a search without them the best by the validation loss."""
+    found = [row for row in rows if not all(map(is_single, row.trials))]
+    able = [row for row in rows if "val/mse" in row.metrics]
+    return found or sorted(able, key=lambda row: row.metrics["val/mse"].mean)[:1]
+
+
+def is_single(record: TrialRecord) -> bool:
+    """Whether a search proposed this trial, which has no replicates but its confirmations."""
+    return bool(record.trial.proposal) and not is_confirmation(record.trial.number)
+
+
+def rows_by_line(rows: Sequence[Row], axes: Sequence[str], pooled: Collection[str] = ()) -> dict[str, list[Row]]:
+    """Rows that differ in latent size and the pooled fields only, rising, by what tells them from the others.
+
+    That is the architecture and what else was varied, and where that is not enough the fields in which they differ. A search's
+    trial that was trained again from fresh seeds is in none: it was chosen, and is no replicate of those.
+    """
+    kept = {each.trial.number for each in without_chosen(record for row in rows for record in row.trials)}
+    by_identity: dict[TrialConfig, list[Row]] = {}
+    for row in rows:
+        if any(record.trial.number in kept for record in row.trials):
+            by_identity.setdefault(identity_of(row.trials[0].trial.config, pooled), []).append(row)
+    names = [name for name in axes if name not in ("architecture", "latent_size", *pooled)]
+    labels = _labels([*by_identity], names)
+    return {labels[identity]: sorted(each, key=size_of) for identity, each in by_identity.items()}
+
+
+def identity_of(config: TrialConfig, pooled: Collection[str] = ()) -> TrialConfig:
+    """A configuration with its latent size, its seed and the pooled fields set to fixed values."""
+    usual = TrialConfig()
+    return replace(config, latent_size=1, seed=0, **{name: getattr(usual, name) for name in pooled})
+
+
+def _labels(configs: Sequence[TrialConfig], names: Sequence[str]) -> dict[TrialConfig, str]:
+    sharing: dict[str, list[TrialConfig]] = {}
+    for config in configs:
+        sharing.setdefault(_label(config, names), []).append(config)
+    return {config: _label(config, [*names, *_differing(each)]) for each in sharing.values() for config in each}
+
+
+def _label(config: TrialConfig, names: Sequence[str]) -> str:
+    return ", ".join([config.architecture, *(f"{name}={getattr(config, name)}" for name in names)])
+
+
+def _differing(configs: Sequence[TrialConfig]) -> list[str]:
+    names = [each.name for each in fields(TrialConfig)]
+    return [name for name in names if len({getattr(config, name) for config in configs}) > 1]
 
 
 def size_of(row: Row) -> int:
     """The latent size of a row's trials."""
     return row.trials[0].trial.config.latent_size
-
-
-def common(blocks: Sequence[Block | None]) -> Block | None:
-    """The sizes and seeds that all blocks have, as the first one's block; nothing where there are none or one is missing."""
-    able = [block for block in blocks if block is not None]
-    if not able or len(able) < len(blocks):
-        return None
-    sizes = [size for size in able[0].sizes if all(size in block.sizes for block in able)]
-    seeds = [seed for seed in able[0].seeds if all(seed in block.seeds for block in able)]
-    return cut(able[0], sizes, seeds) if sizes and seeds else None
-
-
-def axes_of(block: Block) -> tuple[Sequence[int], Sequence[int]]:
-    """Its sizes and its seeds."""
-    return block.sizes, block.seeds
 
 
 def cut(block: Block, sizes: Sequence[int], seeds: Sequence[int]) -> Block:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from harness import wording
 from harness.evidence import ALPHA, Claim, Evidence
-from harness.lines import Block, Line
-from harness.statistics import compare_paired, mean_interval, replicates_to_tell
+from harness.lines import Block, Line, together
+from harness.statistics import Paired, compare_paired, correct, mean_interval, replicates_to_tell
+
+NEARER = ("nearer to the data at", "further from it at", "not told apart from them at")
 
 
 def find_paths(evidence: Evidence) -> list[Claim]:
@@ -16,7 +16,7 @@ def find_paths(evidence: Evidence) -> list[Claim]:
     sure, near = line.block("interpolation/linear_confidence"), line.block("interpolation/linear_distance")
     if sure is None or near is None or len(sure.sizes) < 2:
         return []
-    return [_turn(line, sure, near), *_arcs(line), *_against_pixels(line, near)]
+    return [_turn(line, sure, near), *_arcs(line), *_against_pixels(line)]
 
 
 def _turn(line: Line, sure: Block, near: Block) -> Claim:
@@ -24,60 +24,83 @@ def _turn(line: Line, sure: Block, near: Block) -> Claim:
     clearest = sure.sizes[int(sure.values.mean(axis=0).argmax())]
     nearest = near.sizes[int(near.values.mean(axis=0).argmin())]
     last = sure.sizes[-1]
-    lost = compare_paired(sure.at(clearest), sure.at(last))
-    away = compare_paired(near.at(last), near.at(nearest))
+    lost, away = (_against_last(block) for block in (sure, near))
     probability, distance = mean_interval(sure.at(clearest)), mean_interval(near.at(nearest))
     text = (
-        f"Midpoints of {line.label} are clearest to the judge at d = {clearest}, where its largest probability is "
+        f"In the mean midpoints of {line.label} are clearest to the judge at d = {clearest}, where its largest probability is "
         f"{wording.estimate(probability, wording.accuracy)}, and nearest to training images at d = {nearest}, at "
         f"{wording.estimate(distance, wording.decimal)} times the distance of data."
     )
     if clearest != last:
-        far = f"the distance {wording.decimal(float(near.at(last).mean()))} ({wording.p_value(away.p_value)})"
         text += (
-            f" At d = {last} the probability is {wording.accuracy(float(sure.at(last).mean()))} "
-            f"({wording.p_value(lost.p_value)}) and {far}."
+            f" At d = {last} the probability is {wording.accuracy(float(sure.at(last).mean()))}{wording.tested(lost[clearest])}"
         )
-    is_resolved = clearest == last or lost.p_value < ALPHA
+        if nearest != last:
+            text += f" and the distance {wording.decimal(float(near.at(last).mean()))}{wording.judged(away[nearest])}"
+        text += "."
+    tests = list(lost.values()) if clearest == last else [lost[clearest]]
+    is_resolved = all(each < ALPHA for each in tests)
     if not is_resolved:
-        needed = replicates_to_tell(sure.at(clearest) - sure.at(last))
-        text += f" Whether more latents than {clearest} make it worse {wording.unresolved(len(sure.seeds), needed)}."
-    numbers = {"clearest": clearest, "nearest": nearest, "p": lost.p_value}
-    return Claim("paths", text, is_resolved and len(sure.seeds) > 1, sure.run_ids, numbers)
+        rest = [size for size in sure.sizes if size != clearest] if clearest == last else [last]
+        nearby = max(rest, key=lambda size: sure.at(size).mean())
+        needed = replicates_to_tell(sure.at(clearest) - sure.at(nearby), ALPHA / len(lost))
+        turn = (
+            f"more latents than {clearest} make it worse" if clearest != last else f"fewer latents than {clearest} make it worse"
+        )
+        text += f" Whether {turn} {wording.unresolved(len(sure.seeds), needed)}."
+    return Claim("paths", text, is_resolved, sure.run_ids, {"clearest": clearest, "nearest": nearest, "p": min(tests, default=1)})
+
+
+def _against_last(block: Block) -> dict[int, float]:
+    """P values of each size against the largest, corrected for all: which of them is looked at was chosen by its mean."""
+    last, others = block.sizes[-1], block.sizes[:-1]
+    tests = correct([compare_paired(block.at(size), block.at(last)) for size in others])
+    return {size: test.corrected for size, test in zip(others, tests, strict=True)}
 
 
 def _arcs(line: Line) -> list[Claim]:
-    blocks = {
-        (path, judge): line.block(f"interpolation/{path}_{judge}")
-        for path in ("linear", "spherical")
-        for judge in ("distance", "confidence")
-    }
-    if any(block is None for block in blocks.values()):
+    keys = [(path, judge) for judge in ("distance", "confidence") for path in ("spherical", "linear")]
+    blocks = together([(line, [f"interpolation/{path}_{judge}"]) for path, judge in keys])
+    if not blocks:
         return []
-    means = {key: block.values.mean(axis=1) for key, block in blocks.items() if block}
-    parts = []
-    for judge, words in (("distance", "distance from the data"), ("confidence", "largest probability")):
-        found = compare_paired(means["spherical", judge], means["linear", judge])
-        ends = wording.interval(found.difference, lambda value: f"{value:+.3g}")
-        parts.append(f"the {words} changes by {found.difference.mean:+.3g}{ends} ({wording.p_value(found.p_value)})")
+    arc, straight, arc_sure, straight_sure = (block.values.mean(axis=1) for block in blocks)
+    tests = correct([compare_paired(arc, straight), compare_paired(arc_sure, straight_sure)])
+    words = ("distance from the data", "largest probability")
+    parts = [f"the {what} changes by {_change(test)}" for what, test in zip(words, tests, strict=True)]
     text = f"On arcs about the centre of the codes instead of straight lines, over all latent sizes, {wording.listed(parts)}."
-    block = blocks["spherical", "distance"]
-    p_value = compare_paired(means["spherical", "distance"], means["linear", "distance"]).p_value
-    return [Claim("paths", text, p_value < ALPHA, block.run_ids if block else (), {"p": p_value})]
+    p_value = tests[0].corrected
+    if not p_value < ALPHA:
+        text += f" Whether arcs are further from the data {wording.unsettled(len(blocks[0].seeds))}."
+    return [Claim("paths", text, p_value < ALPHA, blocks[0].run_ids, {"p": p_value})]
 
 
-def _against_pixels(line: Line, near: Block) -> list[Claim]:
-    blend, decoded = (line.block(f"interpolation/{path}_distance", like=near) for path in ("blend", "decoded"))
-    if blend is None or decoded is None:
+def _change(test: Paired) -> str:
+    ends = wording.interval(test.difference, lambda value: f"{value:+.3g}")
+    return f"{test.difference.mean:+.3g}{ends}{wording.judged(test.corrected)}"
+
+
+def _against_pixels(line: Line) -> list[Claim]:
+    blocks = together([(line, [f"interpolation/{path}_distance"]) for path in ("linear", "blend", "decoded")])
+    if not blocks:
         return []
-    means = np.array([block.values.mean(axis=0) for block in (near, blend, decoded)])
-    better = [size for size, (own, pixels) in zip(near.sizes, means[:2].T, strict=True) if own < pixels]
-    where = f"at {wording.sizes(better)}" if better else "at no latent size"
-    first, last = (f"{wording.decimal(float(means[2, end]))} (d = {near.sizes[end]})" for end in (0, -1))
+    near, blend, decoded = blocks
+    tests = correct([compare_paired(near.at(size), blend.at(size)) for size in near.sizes])
+    words = [_nearer(test) for test in tests]
+    sizes = {word: [size for size, each in zip(near.sizes, words, strict=True) if each == word] for word in NEARER}
+    parts = [f"{word} {wording.sizes(each)}" for word, each in sizes.items() if each]
+    first, last = (f"{wording.decimal(float(decoded.values[:, end].mean()))} (d = {near.sizes[end]})" for end in (0, -1))
     text = (
-        f"Midpoints between codes are nearer to the data than pixels blended as much {where}: blended pixels are "
-        f"{wording.decimal(float(means[1].mean()))} times as far as data, and the decoded images of the pairs' own codes "
+        f"Midpoints between codes are, beside pixels blended as much, {', '.join(parts)}: blended pixels are "
+        f"{wording.decimal(float(blend.values.mean()))} times as far as data, and the decoded images of the pairs' own codes "
         f"{first} to {last} times."
     )
-    tests = [compare_paired(near.at(size), blend.at(size)).p_value for size in near.sizes]
-    return [Claim("paths", text, max(tests) < ALPHA, near.run_ids, {"blend": float(means[1].mean())})]
+    is_resolved = not sizes[NEARER[-1]]
+    if not is_resolved:
+        text += f" What is not told apart {wording.unsettled(len(near.seeds))}."
+    return [Claim("paths", text, is_resolved, near.run_ids, {"blend": float(blend.values.mean())})]
+
+
+def _nearer(test: Paired) -> str:
+    if not test.corrected < ALPHA:
+        return NEARER[-1]
+    return NEARER[0] if test.difference.mean < 0 else NEARER[1]

@@ -15,7 +15,7 @@ from harness.artifacts import STRIPS_FILE
 from harness.config import TrialRecord
 from harness.evaluation import TRANSFER_MODES
 from harness.figures import Chart, HeatMap, LineFigure, Series
-from harness.lines import line_label, size_of
+from harness.lines import rows_by_line, size_of
 from harness.measures import METRICS
 from harness.recorded import reading
 from harness.tables import Row, Summary
@@ -213,14 +213,12 @@ def _series(summary: Summary) -> dict[str, list[Row]]:
 
     Where that makes too many lines there is one an architecture, of the rows that are best on the validation split.
     """
-    full: dict[str, list[Row]] = {}
-    short: dict[str, list[Row]] = {}
-    for row in sorted(summary.rows, key=size_of):
-        config = row.trials[0].trial.config
-        full.setdefault(line_label(row, summary.axes), []).append(row)
-        short.setdefault(config.architecture, []).append(row)
+    full = rows_by_line(summary.rows, summary.axes)
     if len(full) <= MOST_SERIES:
         return full
+    short: dict[str, list[Row]] = {}
+    for row in (row for rows in full.values() for row in rows):
+        short.setdefault(row.trials[0].trial.config.architecture, []).append(row)
     return {f"{name}, best of each d": list(_best_by_size(rows).values()) for name, rows in short.items()}
 
 

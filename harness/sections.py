@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from harness.config import HEADLINES, TrialRecord
 from harness.evaluation import TRANSFER_MODES
 from harness.evidence import Claim, Evidence, enough
 from harness.figures import Chart
-from harness.lines import Line
+from harness.lines import Line, together
 from harness.loss_findings import rivals
 from harness.statistics import Interval, compare_paired, correct, mean_interval
 from harness.tables import Summary, trial_name
@@ -199,20 +200,25 @@ def _rivals(evidence: Evidence) -> Table | None:
 
 
 def _by_size(best: Line, other: Line) -> list[list[Cell]]:
-    own, others = best.block("reconstruction_loss"), other.block("reconstruction_loss")
-    if own is None or others is None or own.seeds != others.seeds:
+    blocks = together([(line, ["reconstruction_loss"]) for line in (best, other)])
+    if not blocks:
         return []
-    sizes = [size for size in own.sizes if size in others.sizes]
-    tests = correct([compare_paired(own.at(size), others.at(size)) for size in sizes])
-    ratios = [mean_interval(own.at(size) / others.at(size)) for size in sizes]
+    own, others = blocks
+    tests = correct([compare_paired(own.at(size), others.at(size)) for size in own.sizes])
+    ratios = [mean_interval(own.at(size) / others.at(size)) for size in own.sizes]
     return [
         [Cell(other.label), Cell(str(size), size), Cell(wording.estimate(ratio, wording.decimal), ratio.mean), *_p_cells(test)]
-        for size, ratio, test in zip(sizes, ratios, tests, strict=True)
+        for size, ratio, test in zip(own.sizes, ratios, tests, strict=True)
     ]
 
 
 def _p_cells(test: Any) -> list[Cell]:
-    return [Cell("-" if value != value else f"{value:.2g}", value) for value in (test.p_value, test.corrected)]
+    return [p_cell(value) for value in (test.p_value, test.corrected)]
+
+
+def p_cell(value: float) -> Cell:
+    """A p value, or a dash for a single replicate, which has none."""
+    return Cell("-") if math.isnan(value) else Cell(f"{value:.2g}", value)
 
 
 def _value(value: Any) -> Cell:

@@ -161,9 +161,12 @@ def correct(family: Sequence[Paired]) -> list[Paired]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P values corrected step by step (Holm 1979), in the order given: any one below alpha is wrong with that chance at most."""
-    if not p_values:
-        return []
+    """P values corrected step by step (Holm 1979), in the order given: any one below alpha is wrong with that chance at most.
+
+    Where there is one replicate only all are NaN, and stay so.
+    """
+    if not p_values or any(math.isnan(value) for value in p_values):
+        return list(p_values)
     from statsmodels.stats.multitest import multipletests
 
     return [float(value) for value in multipletests(p_values, method="holm")[1]]
@@ -180,14 +183,23 @@ def non_inferior(values: Sequence[float] | Array, best: Sequence[float] | Array,
     Returns:
         One-sided p value of the hypothesis that it is worse by the margin or more; NaN for a single pair.
     """
-    gains = np.asarray(values, dtype=float) - np.asarray(best, dtype=float) + margin
-    if len(gains) < 2:
+    return above_zero(np.asarray(values, dtype=float) - np.asarray(best, dtype=float) + margin)
+
+
+def above_zero(values: Sequence[float] | Array) -> float:
+    """Tests whether the mean of replicates is above 0, by Student's t.
+
+    Returns:
+        One-sided p value of the hypothesis that it is 0 or below; NaN for a single one.
+    """
+    replicates = np.asarray(values, dtype=float)
+    if len(replicates) < 2:
         return math.nan
-    if np.ptp(gains) == 0:
-        return 0.0 if gains[0] > 0 else 1.0
+    if np.ptp(replicates) == 0:
+        return 0.0 if replicates[0] > 0 else 1.0
     from scipy import stats
 
-    return float(stats.ttest_1samp(gains, 0.0, alternative="greater").pvalue)
+    return float(stats.ttest_1samp(replicates, 0.0, alternative="greater").pvalue)
 
 
 def replicates_to_tell(differences: Sequence[float] | Array, alpha: float = 1 - CONFIDENCE, power: float = POWER) -> int | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from harness.agreement import MEASURES, Agreement, Codes, agreement_of
-from harness.crossing_findings import floors_of, label_curves
+from harness.crossing_findings import floors_of, label_curves, label_groups, label_sizes
 from harness.evaluation import TRANSFER_MODES
 from harness.evidence import Evidence
 from harness.figures import Chart, HeatMap, LineFigure, Series
@@ -16,6 +16,7 @@ from harness.lines import Line
 from harness.pictures import LABEL_FLOORS, X_LABEL, ReadFile
 from harness.prefix_findings import nested_and_separate
 from harness.statistics import Interval, mean_interval
+from harness.tables import Row
 
 PATHS = {"linear": "codes on a line", "spherical": "codes on an arc", "decoded": "the pairs' own codes"}
 PATH_FLOORS = {"blend": "blended pixels", "data": "data"}
@@ -34,30 +35,29 @@ def study_charts(evidence: Evidence, read_file: ReadFile) -> dict[str, Chart]:
 
 def label_charts(evidence: Evidence, read_file: ReadFile) -> list[Chart]:
     """Accuracy against the number of labels by mode, a panel a latent size."""
-    if "labels" not in evidence.summary.axes:
-        return []
-    sizes = sorted({size for line in evidence.lines for size in line.sizes})
+    groups = label_groups(evidence)
     panels = [
         LineFigure(
-            f"d = {size}",
+            f"{name}, d = {size}" if len(groups) > 1 else f"d = {size}",
             "labelled images",
             "accuracy (share of test images)",
-            [_against_labels(evidence.lines, size, mode) for mode in TRANSFER_MODES],
-            [_series(name, {x: [y] for x, y in curve.items()}) for name, curve in _floors(evidence.lines, size).items()],
+            [_against_labels(rows, size, mode) for mode in TRANSFER_MODES],
+            [_series(label, {x: [y] for x, y in curve.items()}) for label, curve in _floors(rows, size).items()],
             y_range=(0, 1),
             log_x=True,
         )
-        for size in sizes
+        for name, rows in groups.items()
+        for size in label_sizes(rows)
     ]
-    return [Chart("label_efficiency", "How many labels does each way need?", panels)]
+    return [Chart("label_efficiency", "How many labels does each way need?", panels)] if panels else []
 
 
-def _floors(lines: tuple[Line, ...], size: int) -> dict[str, dict[float, float]]:
-    return floors_of(lines, size, LABEL_FLOORS)
+def _floors(rows: Sequence[Row], size: int) -> dict[str, dict[float, float]]:
+    return floors_of(rows, size, LABEL_FLOORS)
 
 
-def _against_labels(lines: tuple[Line, ...], size: int, mode: str) -> Series:
-    curves, _ = label_curves(lines, size, f"transfer/{mode}_accuracy")
+def _against_labels(rows: Sequence[Row], size: int, mode: str) -> Series:
+    curves, _ = label_curves(rows, size, f"transfer/{mode}_accuracy")
     points = sorted({x for curve in curves.values() for x in curve})
     return _series(mode, {x: [curve[x] for curve in curves.values() if x in curve] for x in points})
 
@@ -91,10 +91,13 @@ def _path_floors(line: Line, judge: str) -> list[Series]:
 
 
 def prefix_charts(evidence: Evidence, read_file: ReadFile) -> list[Chart]:
-    """Loss from the first k units of one training, and of trainings with k units each."""
-    nested, separate = nested_and_separate(evidence)
-    if nested is None or separate is None:
-        return []
+    """Loss from the first k units of one training, and of trainings with k units each; a panel a line."""
+    pairs = nested_and_separate(evidence)
+    figures = [_prefix_figure(nested, separate, nested.label if len(pairs) > 1 else "") for nested, separate in pairs]
+    return [Chart("prefixes", "Can one training give the whole curve?", figures)] if figures else []
+
+
+def _prefix_figure(nested: Line, separate: Line, title: str) -> LineFigure:
     largest = [record for (size, _), record in nested.trials.items() if size == nested.sizes[-1]]
     names = sorted({name for record in largest for name in record.metrics if name.startswith("prefix/mse_")}, key=_units)
     curve = {_units(name): [record.metrics[name] for record in largest if name in record.metrics] for name in names}
@@ -103,10 +106,9 @@ def prefix_charts(evidence: Evidence, read_file: ReadFile) -> list[Chart]:
         _against_size(separate, "reconstruction_loss", "a training for each k"),
     ]
     floor = _against_size(separate, "floor/pca_mse", "PCA")
-    figure = LineFigure(
-        "", "latent units k", "squared error per pixel", lines, [Series(floor.label, floor.x, floor.y)], log_y=True
+    return LineFigure(
+        title, "latent units k", "squared error per pixel", lines, [Series(floor.label, floor.x, floor.y)], log_y=True
     )
-    return [Chart("prefixes", "Can one training give the whole curve?", [figure])]
 
 
 def _units(name: str) -> float:

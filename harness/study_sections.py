@@ -10,7 +10,7 @@ from harness.choice_findings import change_of, single_changes
 from harness.config import HEADLINES
 from harness.confirmation import confirmed
 from harness.contrasts import Contrast, contrasts
-from harness.sections import Cell, Dossier, Section, Table, means_table, number_cell
+from harness.sections import Cell, Dossier, Section, Table, means_table, number_cell, p_cell
 from harness.statistics import mean_interval
 from harness.study_charts import agreements
 from harness.tables import trial_name
@@ -49,18 +49,20 @@ def choices(dossier: Dossier) -> Section | None:
     baseline, variants = single_changes(dossier.evidence)
     losses = contrasts(variants, baseline, "reconstruction_loss", as_ratio=True)
     gains = contrasts(variants, baseline, "transfer_accuracy")
+    by_line = {each.line.label: each for each in gains}
     rows = [
-        [Cell(change_of(loss.line, baseline)), *_cells(loss, 1), *_cells(gain, 100)]
-        for loss, gain in zip(losses, gains, strict=True)
+        [Cell(change_of(loss.line, baseline)), *_cells(loss, 1), *_cells(by_line.get(loss.line.label), 100)] for loss in losses
     ]
     columns = ("change", "loss, times", "p (Holm)", "accuracy, points", "p (Holm)")
     return Section("Single choices", ("choices",), tables=(Table("Against the first line, seed by seed", columns, rows),))
 
 
-def _cells(found: Contrast, scale: float) -> list[Cell]:
+def _cells(found: Contrast | None, scale: float) -> list[Cell]:
+    if found is None:
+        return [Cell("-"), Cell("-")]
     value = found.change.mapped(lambda each: scale * each)
     text = wording.estimate(value, wording.decimal)
-    return [Cell(text, value.mean), Cell(f"{found.test.corrected:.2g}", found.test.corrected)]
+    return [Cell(text, value.mean), p_cell(found.test.corrected)]
 
 
 def penalties(dossier: Dossier) -> Section | None:

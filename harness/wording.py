@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from harness.statistics import Interval
+from harness.statistics import CONFIDENCE, Interval
 
 Format = Callable[[float], str]
 
@@ -64,6 +64,23 @@ def p_value(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
 
 
+def tested(value: float) -> str:
+    """A p value in brackets; empty for a single replicate, which has none."""
+    return "" if math.isnan(value) else f" ({p_value(value)})"
+
+
+def judged(value: float) -> str:
+    """The same, where a part of a sentence has to say for itself that it is not resolved."""
+    if value < 1 - CONFIDENCE:
+        return tested(value)
+    return " (not resolved)" if math.isnan(value) else f" ({p_value(value)}, which is not resolved)"
+
+
+def same_draws(count: int) -> str:
+    """What intervals of accuracies over seeds leave out: all seeds are given the same labelled images."""
+    return f"with the same {count} draws of labels" if count > 1 else "with the same draw of labels"
+
+
 def listed(words: Sequence[str]) -> str:
     """Words in a row: a, b and c."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
@@ -80,8 +97,15 @@ def seeds(count: int) -> str:
 
 
 def unresolved(count: int, needed: int | None) -> str:
-    """What to do where the replicates do not settle a question."""
+    """What to do where the replicates do not settle a question, and it was estimated how many would."""
     if count < 2:
-        return "is not resolved with one seed, which says nothing of the spread; take --seeds 3 at the least"
+        return unsettled(count)
     more = f"about {max(needed, count + 1)} would do" if needed else "many more would be needed"
     return f"is not resolved with {seeds(count)}; {more}"
+
+
+def unsettled(count: int) -> str:
+    """The same where there is no estimate."""
+    if count < 2:
+        return "is not resolved with one seed, which says nothing of the spread; take --seeds 3 at the least"
+    return f"is not resolved with {seeds(count)}; take more"

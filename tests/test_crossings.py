@@ -71,3 +71,10 @@ def test_only_points_that_all_curves_have_count() -> None:
     del upper[1][100.0]
     found = overtakes(upper, FLAT)
     assert list(found.differences) == [10.0, 1000.0]
+
+
+def test_curves_without_common_points_have_no_crossing() -> None:
+    """Nor an error."""
+    found = overtakes([{10.0: 0.4}], [{100.0: 0.5}])
+    assert math.isnan(found.at)
+    assert found.differences == {}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from harness.config import TrialRecord
-from harness.lines import Block, Line, common, cut, lines_of
+from harness.lines import Block, Line, cut, lines_of
 from tests.made_up import made_up_sweep, summary_of
 
 
@@ -69,15 +69,8 @@ def test_metrics_are_added_and_subtracted() -> None:
     np.testing.assert_array_equal(difference.values, largest.values - chance.values)
 
 
-def test_blocks_are_cut_to_what_they_have_in_common() -> None:
-    """Sizes, seeds and runs."""
-    runs = tuple("abcdef")
-    first = Block((2, 5, 10), (0, 1), np.arange(6.0).reshape(2, 3), runs)
-    second = Block((5, 10), (1, 2), np.zeros((2, 2)), tuple("ghij"))
-    shared = common([first, second])
-    assert shared is not None
-    assert (shared.sizes, shared.seeds, shared.run_ids) == ((5, 10), (1,), ("e", "f"))
-    np.testing.assert_array_equal(shared.values, [[4.0, 5.0]])
-    np.testing.assert_array_equal(cut(first, [10], [0]).values, [[2.0]])
-    assert common([first, None]) is None
-    assert common([first, Block((3,), (0,), np.zeros((1, 1)), ("k",))]) is None
+def test_a_block_is_cut_to_sizes_and_seeds() -> None:
+    """Values and runs."""
+    block = cut(Block((2, 5, 10), (0, 1), np.arange(6.0).reshape(2, 3), tuple("abcdef")), [5, 10], [1])
+    assert (block.sizes, block.seeds, block.run_ids) == ((5, 10), (1,), ("e", "f"))
+    np.testing.assert_array_equal(block.values, [[4.0, 5.0]])

@@ -14,6 +14,7 @@ from scipy import stats
 from harness.statistics import (
     Interval,
     Paired,
+    above_zero,
     compare_paired,
     correct,
     holm,
@@ -127,6 +128,15 @@ def test_non_inferiority_is_scipys_one_sided_test_against_the_margin() -> None:
     differences = np.array(FIRST) - np.array(SECOND)
     expected = stats.ttest_1samp(-differences, -0.9, alternative="greater").pvalue
     assert non_inferior(SECOND, FIRST, 0.9) == pytest.approx(expected)
+
+
+def test_a_mean_above_zero_is_tested_by_scipy_from_one_side() -> None:
+    """One replicate has no p value, and equal ones leave no doubt."""
+    values = [0.1, 0.3, -0.05]
+    assert above_zero(values) == pytest.approx(stats.ttest_1samp(values, 0, alternative="greater").pvalue)
+    assert math.isnan(above_zero([0.1]))
+    assert (above_zero([0.1, 0.1]), above_zero([0.0, 0.0])) == (0, 1)
+    assert math.isnan(holm([math.nan, math.nan])[0])
 
 
 def test_what_is_as_good_is_not_inferior_and_what_is_worse_by_the_margin_may_be() -> None:

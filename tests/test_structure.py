@@ -47,6 +47,7 @@ LEVELS = (
         "costs",
         "pareto",
         "regularizers",
+        "complete",
         "rotations",
         "samplers",
         "about",

@@ -227,7 +227,7 @@ def test_paths_tell_where_they_turn() -> None:
     assert turn.is_resolved
     assert "the distance from the data changes by +0.05" in arcs.text
     assert arcs.is_resolved
-    assert "at d = 2, 5, 10 and 20:" in pixels.text
+    assert "nearer to the data at d = 2, 5, 10 and 20, further from it at d = 50:" in pixels.text
     assert "blended pixels are 2 times as far" in pixels.text
 
 
