@@ -163,7 +163,7 @@ class StudyConfig:
         objectives: The metrics that a sampler optimises, each in its own direction.
         sweep_seed: Seed of the sampler.
         round_size: Configurations that a sampler proposes before it learns of their results.
-        max_parameters: Larger models are not trained: a sampler that proposes one learns that, and is asked again.
+        max_parameters: Larger models are not trained: a sampler that proposes one is asked again, and learns nothing of it.
         pruner: ``none``, or one that ends a sampler's hopeless trials early; for one objective.
         confirm: So many of a sampler's best trials, and all of its Pareto front, are trained again in the end.
         confirm_seeds: From so many fresh seeds each.

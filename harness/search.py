@@ -20,6 +20,7 @@ from harness.samplers import (
     CONSTRAINT,
     FAILED_STATES,
     SAMPLERS,
+    Sampler,
     frozen,
     has_failed,
     new_study,
@@ -36,6 +37,10 @@ CountParameters = Callable[[TrialConfig], int]
 
 MOST_ASKS = 100
 """For one trial: when so many proposals in a row have been trained already, or are too large, there is hardly a new one left."""
+
+ASKS_OF_SAMPLER = 10
+"""For one trial: when so many proposals in a row are refused, the rest are drawn at random. A model learns nothing of a refusal
+and would propose the same few places to the end, however many others there are."""
 
 
 class GridSearch:
@@ -85,7 +90,8 @@ class SamplerSearch:
     The sampler is seeded anew for each round from (sweep seed, trials asked so far), and learns of a round's results in
     the order of their numbers when the round is over: so neither workers nor interruptions change what it proposes. No
     configuration comes twice, and none that is too large: Optuna is told that such a proposal has failed, which samplers
-    leave out of account, and is asked again. Of a trial that has failed a sampler learns in its own way (``Sampler``).
+    leave out of account, and is asked again; after ``ASKS_OF_SAMPLER`` refusals chance proposes, seeded from (sweep seed,
+    number of the trial). Of a trial that has failed a sampler learns in its own way (``Sampler``).
     """
 
     def __init__(
@@ -118,7 +124,7 @@ class SamplerSearch:
         self._known: set[TrialConfig] = set()
         self._closed = 0
         self.ended_early = ""
-        self._asked = new_study(directions, self._new_sampler(0), study.pruner)
+        self._asked = new_study(directions, self._new_sampler(self._sampler, 0), study.pruner)
 
     @property
     def study(self) -> optuna.Study:
@@ -138,7 +144,7 @@ class SamplerSearch:
                 continue
             if self._sampler.failures == "infeasible":
                 self._mark_failures(first)
-            self._asked.sampler = self._new_sampler(first)
+            self._asked.sampler = self._new_sampler(self._sampler, first)
             trials = self._propose_round(numbers)
             if any(trial.number not in self._results for trial in trials):
                 return trials
@@ -184,15 +190,25 @@ class SamplerSearch:
             trial = self._propose(number)
             if trial is None:
                 self.ended_early = (
-                    f"the search has ended with {number} of {self._config.trials} trials: {MOST_ASKS} proposals in a row had "
-                    "been trained already, or were too large"
+                    f"the search has ended SHORT, with {number} of {self._config.trials} trials: {MOST_ASKS} proposals in a row, "
+                    f"most of them at random, had been trained already or were above max_parameters "
+                    f"({self._config.max_parameters or 'none'}): widen the search space, or ask for fewer --trials"
                 )
                 break
             trials.append(trial)
         return trials
 
     def _propose(self, number: int) -> Trial | None:
-        for _ in range(MOST_ASKS):
+        sampler = self._asked.sampler
+        try:
+            return self._propose_new(number)
+        finally:
+            self._asked.sampler = sampler
+
+    def _propose_new(self, number: int) -> Trial | None:
+        for ask in range(MOST_ASKS):
+            if ask == ASKS_OF_SAMPLER:
+                self._asked.sampler = self._new_sampler(SAMPLERS["random"], "refused", number)
             asked = self._asked.ask()
             shared = {name: getattr(self._config.base, name) for name in DATASET_FIELDS}  # a sweep has one dataset
             config = self._resolve(replace(self._ask_space(asked), **(self._overrides | shared)))
@@ -268,9 +284,8 @@ class SamplerSearch:
         self._known.add(record.trial.config)
         self._closed += 1
 
-    def _new_sampler(self, asked: int) -> optuna.samplers.BaseSampler:
-        seed = int(fingerprint([self._config.sweep_seed, asked]), 16) % 2**31
-        sampler = self._sampler.make(seed)
+    def _new_sampler(self, kind: Sampler, *at: int | str) -> optuna.samplers.BaseSampler:
+        sampler = kind.make(int(fingerprint([self._config.sweep_seed, *at]), 16) % 2**31)
         fixed = {name: value for name, value in self._overrides.items() if value is not None}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

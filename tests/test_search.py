@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import optuna
@@ -12,7 +13,8 @@ import pytest
 from optuna.trial import TrialState
 
 from harness.config import STAGE_METRICS, StudyConfig, Trial, TrialConfig, TrialRecord
-from harness.models import resolve
+from harness.library import load_study
+from harness.models import parameters, resolve
 from harness.plan import grid_trials
 from harness.rules import UserError
 from harness.samplers import SAMPLERS, check_sampler, stage_values
@@ -247,7 +249,8 @@ def test_no_configuration_is_proposed_twice(sampler: str) -> None:
     configs = [record.trial.config for record in ended.values()]
     assert len(set(configs)) == len(configs) == 9
     assert sorted(ended) == list(range(9))
-    assert "9 of 30 trials" in search.ended_early
+    assert "ended SHORT, with 9 of 30 trials" in search.ended_early
+    assert "above max_parameters (none)" in search.ended_early
 
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
@@ -265,6 +268,39 @@ def test_a_search_with_refused_proposals_resumes_with_the_same_ones(sampler: str
     resumed = dict(sorted(whole.items())[:cut])
     list(run(open_few(dict(resumed)), resumed))
     assert {number: record.trial for number, record in resumed.items()} == {n: record.trial for n, record in whole.items()}
+
+
+def open_shipped(study: StudyConfig, ended: Mapping[int, TrialRecord]) -> SamplerSearch:
+    """The search of ``studies/architecture_search.py`` on 8 x 8 images."""
+    ways, space = ["down", "down", "up"], load_study("architecture_search").search_space
+    assert space is not None
+    return SamplerSearch(study, ways, space, {}, resolve, ended, partial(parameters, (1, 8, 8)))
+
+
+def run_where_larger_is_better(search: SamplerSearch, ended: dict[int, TrialRecord], study: StudyConfig) -> None:
+    """To the end, with numbers that draw a model to what is too large."""
+    while trials := search.next_round():
+        for trial in (trial for trial in trials if trial.number not in ended):
+            size, code = parameters((1, 8, 8), trial.config), trial.config.latent_size
+            values = (1 / size, code / 30, size / 3e5 + code / 100)
+            metrics = dict(zip(study.objectives, values, strict=True))
+            ended[trial.number] = TrialRecord(f"run-{trial.number}", trial, "finished", metrics)
+            search.tell(ended[trial.number])
+
+
+@pytest.mark.parametrize("seed", [2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 1))])
+def test_the_shipped_search_comes_to_its_end_where_larger_is_better(seed: int) -> None:
+    """All its trials, no two the same and none too large; one that resumes proposes the same, those drawn at random too."""
+    study = replace(load_study("architecture_search").study, sweep_seed=seed)
+    whole: dict[int, TrialRecord] = {}
+    search = open_shipped(study, {})
+    run_where_larger_is_better(search, whole, study)
+    assert len({record.trial.config for record in whole.values()}) == study.trials == 48
+    assert search.ended_early == ""
+    assert max(parameters((1, 8, 8), record.trial.config) for record in whole.values()) <= (study.max_parameters or 0)
+    resumed = {number: whole[number] for number in range(44)}
+    run_where_larger_is_better(open_shipped(study, dict(resumed)), resumed, study)
+    assert resumed == whole
 
 
 def test_what_is_too_large_is_not_trained() -> None:
