@@ -154,7 +154,9 @@ class StudyConfig:
 
     Attributes:
         question: What the study answers, in one line.
-        base: The fields that do not vary; ``base.seed`` is the first seed.
+        base: The fields that do not vary; ``base.seed`` is the first seed. In a search: the value of each field that
+            ``search_space`` neither asks Optuna for nor sets to something else than its default, if the proposed architecture
+            has the field. ``--set`` goes before both.
         grid: Values by field name, for the ``grid`` sampler: every combination is trained from every seed.
         variants: Values of fields that go together; each of these is trained at every point of the grid.
         seeds: Replicates of each point of a grid.

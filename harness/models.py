@@ -6,7 +6,7 @@ Shapes: images (B, C, H, W), latent codes (B, d).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
@@ -211,6 +211,12 @@ def resolve(config: TrialConfig) -> TrialConfig:
     own = {name: value for name, value in defaults.items() if getattr(config, name) is None}
     kind = config.decorrelation_kind if config.decorrelation else TrialConfig().decorrelation_kind
     return replace(config, **own, decorrelation_kind=kind)
+
+
+def applicable(fields: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+    """Those of some fields that an architecture has; all of them where there is no such architecture."""
+    lacking = set(ARCHITECTURE_FIELDS) - set(ARCHITECTURES[architecture].defaults) if architecture in ARCHITECTURES else ()
+    return {name: value for name, value in fields.items() if name not in lacking}
 
 
 def build(shape: Shape, config: TrialConfig) -> Autoencoder:

@@ -6,7 +6,7 @@ import json
 import statistics
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import optuna
@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.config import DATASET_FIELDS, StudyConfig, Trial, TrialConfig, TrialRecord, fingerprint
 from harness.library import SearchSpace
+from harness.models import applicable
 from harness.rules import UserError
 from harness.samplers import (
     CONSTRAINT,
@@ -110,7 +111,7 @@ class SamplerSearch:
             study: What to search.
             directions: Of its objectives.
             search_space: From an Optuna trial to a configuration.
-            overrides: Fields that are set over what the search space gives.
+            overrides: Fields that are set over what the search space and the study's base give.
             resolve: Fills in what a configuration leaves to its architecture.
             ended: The trials that have ended, by number.
             count_parameters: Of a resolved configuration; ``None`` where the images are not known yet: nothing is too large.
@@ -210,12 +211,27 @@ class SamplerSearch:
             if ask == ASKS_OF_SAMPLER:
                 self._asked.sampler = self._new_sampler(SAMPLERS["random"], "refused", number)
             asked = self._asked.ask()
-            shared = {name: getattr(self._config.base, name) for name in DATASET_FIELDS}  # a sweep has one dataset
-            config = self._resolve(replace(self._ask_space(asked), **(self._overrides | shared)))
+            config = self._configuration(asked)
             if config not in self._known and not self._is_too_large(config):
                 return self._accept(number, asked, config)
             self._asked.tell(asked, state=TrialState.FAIL)
         return None
+
+    def _configuration(self, asked: optuna.Trial) -> TrialConfig:
+        """What the search space gives, the study's base where that leaves a default, and what is set over both.
+
+        A field that Optuna was asked for is not left, whatever its value. Fields that the proposed architecture lacks are
+        for proposals of others, unless the architecture is set as well.
+        """
+        given, base = self._ask_space(asked), self._config.base
+        left = [
+            each.name for each in fields(given) if getattr(given, each.name) == each.default and each.name not in asked.params
+        ]
+        of_base = {name: getattr(base, name) for name in left}
+        architecture = of_base.get("architecture", given.architecture)
+        over = self._overrides if "architecture" in self._overrides else applicable(self._overrides, architecture)
+        shared = {name: getattr(base, name) for name in DATASET_FIELDS}  # a sweep has one dataset
+        return self._resolve(replace(given, **applicable(of_base, over.get("architecture", architecture)) | over | shared))
 
     def _is_too_large(self, config: TrialConfig) -> bool:
         limit = self._config.max_parameters

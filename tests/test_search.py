@@ -215,6 +215,47 @@ def test_a_field_that_is_set_stays_as_it_is_and_optuna_knows() -> None:
     assert {trial.params["latent_size"] for trial in search.study.trials} == {12}
 
 
+def mixed_space(trial: Any) -> TrialConfig:
+    """Networks with and without convolutions, and a default that Optuna was asked for."""
+    architecture = trial.suggest_categorical("architecture", ["base", "linear"])
+    return TrialConfig(architecture=architecture, latent_size=trial.suggest_int("latent_size", 10, 30), batch_size=32)
+
+
+def mixed_configs(base: TrialConfig, overrides: dict[str, Any]) -> list[TrialConfig]:
+    """What is trained of such a space."""
+    study = sampler_study("random", trials=12, base=replace(base, **overrides))
+    ended: dict[int, TrialRecord] = {}
+    list(run(SamplerSearch(study, ["down"], mixed_space, overrides, resolve, {}), ended))
+    configs = [record.trial.config for record in ended.values()]
+    assert {config.architecture for config in configs} == ({"linear"} if "architecture" in overrides else {"base", "linear"})
+    return configs
+
+
+def test_the_base_of_a_study_counts_in_a_search_where_the_space_leaves_a_default() -> None:
+    """Not over what the space sets, nor over what Optuna was asked for, nor for an architecture that lacks the field."""
+    base = TrialConfig(epochs=3, labels=20, depth=2, batch_size=16, latent_size=5, seed=4)
+    for config in mixed_configs(base, {}):
+        assert (config.epochs, config.labels, config.batch_size, config.seed) == (3, 20, 32, 4)
+        assert config.depth == (2 if config.architecture == "base" else None)
+        assert config.latent_size >= 10
+
+
+def test_a_field_that_is_set_is_for_the_architectures_that_have_it() -> None:
+    """The others are proposed without it; where the architecture is set too, and lacks the field, that is an error."""
+    for config in mixed_configs(TrialConfig(), {"depth": 2, "batch_norm": True, "epochs": 7}):
+        assert (config.depth, config.batch_norm) == ((2, True) if config.architecture == "base" else (None, None))
+        assert config.epochs == 7
+    with pytest.raises(UserError, match="architecture 'linear' has no depth"):
+        mixed_configs(TrialConfig(), {"depth": 2, "architecture": "linear"})
+
+
+def test_the_base_may_name_the_architecture() -> None:
+    """Of a space that says nothing of it."""
+    study = sampler_study("random", trials=2, base=TrialConfig(architecture="linear"))
+    search = SamplerSearch(study, ["down"], lambda trial: TrialConfig(latent_size=trial.suggest_int("d", 2, 9)), {}, resolve, {})
+    assert {trial.config.architecture for trial in search.next_round()} == {"linear"}
+
+
 def test_a_search_space_that_raises_is_one_line() -> None:
     """The error names the study and what was raised."""
     study = sampler_study("random", trials=2, name="mine")
