@@ -213,6 +213,17 @@ def resolve(config: TrialConfig) -> TrialConfig:
     return replace(config, **own, decorrelation_kind=kind)
 
 
+def same_network(config: TrialConfig) -> TrialConfig:
+    """The resolved configuration of the same network under the first name that it has: equal where two train bit for bit alike.
+
+    Names that share a builder differ in the values that they give to what is left to them, and in nothing else: ``heavy`` is
+    ``base`` with a width of 32.
+    """
+    own = ARCHITECTURES[config.architecture]
+    names = (name for name, each in ARCHITECTURES.items() if each.build is own.build and set(each.defaults) == set(own.defaults))
+    return replace(config, architecture=next(names))
+
+
 def applicable(fields: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     """Those of some fields that an architecture has; all of them where there is no such architecture."""
     lacking = set(ARCHITECTURE_FIELDS) - set(ARCHITECTURES[architecture].defaults) if architecture in ARCHITECTURES else ()

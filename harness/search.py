@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.config import DATASET_FIELDS, StudyConfig, Trial, TrialConfig, TrialRecord, fingerprint
 from harness.library import SearchSpace
-from harness.models import applicable
+from harness.models import applicable, same_network
 from harness.rules import UserError
 from harness.samplers import (
     CONSTRAINT,
@@ -89,10 +89,11 @@ class SamplerSearch:
     """What one of Optuna's samplers proposes, in rounds of a fixed size.
 
     The sampler is seeded anew for each round from (sweep seed, trials asked so far), and learns of a round's results in
-    the order of their numbers when the round is over: so neither workers nor interruptions change what it proposes. No
-    configuration comes twice, and none that is too large: Optuna is told that such a proposal has failed, which samplers
-    leave out of account, and is asked again; after ``ASKS_OF_SAMPLER`` refusals chance proposes, seeded from (sweep seed,
-    number of the trial). Of a trial that has failed a sampler learns in its own way (``Sampler``).
+    the order of their numbers when the round is over: so neither workers nor interruptions change what it proposes.
+
+    No network comes twice, under whatever name, and none that is too large: Optuna is told that such a proposal has failed,
+    which samplers leave out of account, and is asked again; after ``ASKS_OF_SAMPLER`` refusals chance proposes, seeded from
+    (sweep seed, number of the trial). Of a trial that has failed a sampler learns in its own way (``Sampler``).
     """
 
     def __init__(
@@ -212,7 +213,7 @@ class SamplerSearch:
                 self._asked.sampler = self._new_sampler(SAMPLERS["random"], "refused", number)
             asked = self._asked.ask()
             config = self._configuration(asked)
-            if config not in self._known and not self._is_too_large(config):
+            if same_network(config) not in self._known and not self._is_too_large(config):
                 return self._accept(number, asked, config)
             self._asked.tell(asked, state=TrialState.FAIL)
         return None
@@ -239,7 +240,7 @@ class SamplerSearch:
 
     def _accept(self, number: int, asked: optuna.Trial, config: TrialConfig) -> Trial:
         self._round[number] = asked
-        self._known.add(config)
+        self._known.add(same_network(config))
         if number in self._results:
             _check_same(self._results[number], config)
         distributions = {name: distribution_to_json(each) for name, each in asked.distributions.items()}
@@ -297,7 +298,7 @@ class SamplerSearch:
 
     def _restore(self, record: TrialRecord) -> None:
         self._asked.add_trial(self._entry(record))
-        self._known.add(record.trial.config)
+        self._known.add(same_network(record.trial.config))
         self._closed += 1
 
     def _new_sampler(self, kind: Sampler, *at: int | str) -> optuna.samplers.BaseSampler:

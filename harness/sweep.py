@@ -73,7 +73,7 @@ def run_sweep(
     """
     with tracker.claim(plan.identity), open_executor(plan, means) as executor:
         sweep = tracker.open_sweep(_info(plan), means.fresh, means.retry_failed)
-        for note in sweep.notes:
+        for note in filter(None, [plan.note, *sweep.notes]):
             display.note(f"note: {note}")
         records = {number: record for number, record in sweep.records.items() if number < plan.total or is_confirmation(number)}
         kept, search = len(records), open_search(plan, records)

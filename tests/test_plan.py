@@ -114,9 +114,24 @@ def test_combinations_that_come_to_the_same_are_trained_once() -> None:
     """Base with depth 4 is deep: a grid of both has no trial twice, and no number is left out."""
     study = StudyConfig(question="Which?", grid={"architecture": ("base", "deep"), "depth": (None, 3, 4)}, seeds=2)
     trials = grid_trials(study)
-    assert len({replace(trial.config, architecture="base") for trial in trials}) == 4
-    assert len({trial.config for trial in trials}) == len(trials) == 8
-    assert [trial.number for trial in trials] == list(range(8))
+    assert len({replace(trial.config, architecture="base") for trial in trials}) == len(trials) == 4
+    assert [trial.number for trial in trials] == list(range(4))
+
+
+def test_a_network_that_has_two_names_is_trained_once_under_the_first() -> None:
+    """A note says which; what is no double keeps the name that was asked for, and the grid of the default sweep is whole."""
+    study = StudyConfig(question="?", grid={"architecture": ("base", "deep", "heavy"), "width": (16, 32)}, seeds=2)
+    found = [(trial.config.architecture, trial.config.width) for trial in grid_trials(study)]
+    assert found == 2 * [("base", 16), ("base", 32), ("deep", 16), ("deep", 32)]
+    assert plan.note_of_doubles(study).startswith("2 of 6 configurations are left out")
+    assert "(heavy is base there" in plan.note_of_doubles(study)
+    own = StudyConfig(question="?", grid={"architecture": ("heavy", "base"), "width": (None, 8)}, seeds=1)
+    found = [(trial.config.architecture, trial.config.width) for trial in grid_trials(own)]
+    assert found == [("heavy", 32), ("heavy", 8), ("base", 16)]
+    default = load_study("latent_sweep").study
+    assert {trial.config.architecture for trial in grid_trials(default)} == {"base", "deep", "heavy"}
+    assert len(grid_trials(default)) == 63
+    assert plan.note_of_doubles(default) == ""
 
 
 def test_variants_are_trained_at_every_point() -> None:

@@ -294,6 +294,20 @@ def test_no_configuration_is_proposed_twice(sampler: str) -> None:
     assert "above max_parameters (none)" in search.ended_early
 
 
+def test_no_network_is_proposed_twice_under_two_names() -> None:
+    """``heavy`` is ``base`` with a width of 32."""
+
+    def space(trial: Any) -> TrialConfig:
+        names, widths = ["base", "heavy"], [16, 32]
+        return TrialConfig(
+            architecture=trial.suggest_categorical("architecture", names), width=trial.suggest_categorical("width", widths)
+        )
+
+    ended: dict[int, TrialRecord] = {}
+    list(run(SamplerSearch(sampler_study("random", trials=9), ["down"], space, {}, resolve, {}), ended))
+    assert sorted(record.trial.config.width or 0 for record in ended.values()) == [16, 32]
+
+
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
 @pytest.mark.parametrize("cut", range(1, 6))
 def test_a_search_with_refused_proposals_resumes_with_the_same_ones(sampler: str, cut: int) -> None:
