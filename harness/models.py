@@ -233,7 +233,8 @@ def applicable(fields: Mapping[str, Any], architecture: str) -> dict[str, Any]:
 def build(shape: Shape, config: TrialConfig) -> Autoencoder:
     """Builds an autoencoder with the initial weights that follow from the configuration's seed.
 
-    The global random state is left as it was.
+    The global random state is left as it was. A network without batch norm has the weights of its twin with batch norm: the
+    biases that stand in the place of the norms are drawn after all of them.
 
     Args:
         shape: Channels, height and width of an image.
@@ -241,7 +242,13 @@ def build(shape: Shape, config: TrialConfig) -> Autoencoder:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return ARCHITECTURES[config.architecture].build(shape, config)
+        make = ARCHITECTURES[config.architecture].build
+        if config.batch_norm is not False:
+            return make(shape, config)
+        twin, net = make(shape, replace(config, batch_norm=True)), make(shape, config)
+        known = net.state_dict()
+        net.load_state_dict(known | {name: value for name, value in twin.state_dict().items() if name in known})
+        return net
 
 
 @lru_cache(maxsize=256)
