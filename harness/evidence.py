@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from harness.agreement import Agreement
 from harness.lines import Line, axes_of, common, cut, lines_of
 from harness.statistics import CONFIDENCE, knee
 from harness.tables import Summary
@@ -40,11 +42,13 @@ class Evidence:
         summary: In numbers.
         lines: All of it, as lines.
         best: The line with the lowest loss on the validation split, where sizes are averaged as logarithms.
+        agreements: Of its seeds' codes, by measure and latent size; empty where there are few seeds, or no files to read.
     """
 
     summary: Summary
     lines: tuple[Line, ...]
     best: Line
+    agreements: Mapping[str, Mapping[int, Agreement]] = field(default_factory=dict)
 
 
 def gather_evidence(summary: Summary) -> Evidence | None:

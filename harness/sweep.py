@@ -88,7 +88,7 @@ def run_sweep(
                 records = tracker.settle(records)
                 claims = _finish(run, search, records)
         else:
-            claims = find_in(_summarize(plan, records))
+            claims = find_in(_summarize(plan, records), tracker.read_file)
         if search.ended_early:
             display.note(f"note: {search.ended_early}")
         summary, report = _summarize(plan, records), tracker.locate(sweep.run_id, PAGE_FILE)

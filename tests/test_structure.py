@@ -43,7 +43,6 @@ LEVELS = (
         "journal",
         "provenance",
         "interrupts",
-        "agreement",
         "costs",
         "pareto",
         "regularizers",
@@ -56,6 +55,7 @@ LEVELS = (
     },
     {
         "splits",
+        "agreement",
         "stacks",
         "search",
         "claims",
@@ -86,6 +86,7 @@ LEVELS = (
         "penalty_findings",
         "prefix_findings",
         "search_findings",
+        "stability_findings",
         "sheets",
         "verify",
     },
