@@ -114,6 +114,7 @@ def manifold_distance(midpoints: Tensor, training: Tensor, data_distance: float)
         data_distance: Mean ``nearest_mse`` of real test images.
 
     Returns:
-        Mean nearest-training-image squared error of the midpoints over that of the real images; 1 = as close as data.
+        Mean nearest-training-image squared error of the midpoints over that of the real images; 1 = as close as data. NaN
+        where the real images are copies of training images.
     """
-    return float(nearest_mse(midpoints, training).mean()) / data_distance
+    return float(nearest_mse(midpoints, training).mean()) / data_distance if data_distance > 0 else float("nan")

@@ -130,3 +130,9 @@ def test_data_are_as_close_to_the_data_as_data() -> None:
     data_distance = float(interpolation.nearest_mse(real, training).mean())
     assert interpolation.manifold_distance(real, training, data_distance) == 1
     assert interpolation.manifold_distance(training[:5], training, data_distance) == 0
+
+
+def test_where_data_are_copies_of_data_there_is_no_unit_to_measure_in() -> None:
+    """The manifold distance is not defined, and no error of the trial."""
+    images = _random(5, 1, 2, 2)
+    assert np.isnan(interpolation.manifold_distance(images + 0.1, images, 0.0))

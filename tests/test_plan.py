@@ -70,7 +70,7 @@ def configs_of(sweep: SweepPlan) -> list[TrialConfig]:
 def write_npz(path: Path, pixel: int = 0) -> None:
     """Writes 40 images of two classes; ``pixel`` is one of theirs."""
     images = np.zeros((40, 8, 8), dtype=np.uint8)
-    images[7, 3, 3] = pixel
+    images[6, 0, 0], images[7, 3, 3] = 1, pixel
     np.savez(path, images=images, labels=np.arange(40) % 2)
 
 
