@@ -73,7 +73,7 @@ def run_sweep(
     """
     with tracker.claim(plan.identity), open_executor(plan, means) as executor:
         sweep = tracker.open_sweep(_info(plan), means.fresh, means.retry_failed)
-        for note in filter(None, [plan.note, *sweep.notes]):
+        for note in sweep.notes:
             display.note(f"note: {note}")
         records = {number: record for number, record in sweep.records.items() if number < plan.total or is_confirmation(number)}
         kept, search = len(records), open_search(plan, records)
@@ -89,8 +89,8 @@ def run_sweep(
                 claims = _finish(run, search, records)
         else:
             claims = find_in(_summarize(plan, records), tracker.read_file)
-        if search.ended_early:
-            display.note(f"note: {search.ended_early}")
+        for note in filter(None, (plan.note, search.ended_early)):
+            display.note(f"note: {note}")
         summary, report = _summarize(plan, records), tracker.locate(sweep.run_id, PAGE_FILE)
         return SweepOutcome(sweep, _about(run), summary, claims, report, was_finished=not trials, kept=kept)
 
