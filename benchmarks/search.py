@@ -26,7 +26,7 @@ from harness.statistics import compare_paired, mean_interval
 from harness.sweep import run_sweep
 from harness.tracker import NullTracker
 
-BOXES = {"val/mse": (0.0, 0.07), "max_latent_correlation": (0.0, 1.0), "transfer_accuracy": (1.0, 0.1)}
+BOXES = {"val/mse": (0.0, 0.07), "val/max_latent_correlation": (0.0, 1.0), "val/transfer_accuracy": (1.0, 0.1)}
 """Of each objective the best that there could be, and a value that is worse than all that counts: the mean image's loss, one
 unit that repeats another, an accuracy by chance. In units of the way from one to the other all objectives weigh the same."""
 

@@ -198,8 +198,11 @@ def _store_studies(sweeps: Sequence[StoredSweep], request: Request) -> None:
     address = without_password(request.optuna_storage)
     for sweep in sweeps:
         name = f"{sweep.study}-{sweep.identity}"
-        written = store_study(sweep.optuna_study(request.metrics), name, request.optuna_storage)
-        print(f"{name} is in {address}, {written} of its {len(sweep.runs)} trials written now: optuna-dashboard {quote(address)}")
+        study = sweep.optuna_study(request.metrics)
+        written = store_study(study, name, request.optuna_storage)
+        print(
+            f"{name} is in {address}, {written} of its {len(study.trials)} trials written now: optuna-dashboard {quote(address)}"
+        )
 
 
 if __name__ == "__main__":

@@ -154,7 +154,9 @@ class StudyConfig:
 
     Attributes:
         question: What the study answers, in one line.
-        base: The fields that do not vary; ``base.seed`` is the first seed.
+        base: The fields that do not vary; ``base.seed`` is the first seed. In a search: the value of each field that
+            ``search_space`` neither asks Optuna for nor sets to something else than its default, if the proposed architecture
+            has the field. ``--set`` goes before both.
         grid: Values by field name, for the ``grid`` sampler: every combination is trained from every seed.
         variants: Values of fields that go together; each of these is trained at every point of the grid.
         seeds: Replicates of each point of a grid.
@@ -163,7 +165,7 @@ class StudyConfig:
         objectives: The metrics that a sampler optimises, each in its own direction.
         sweep_seed: Seed of the sampler.
         round_size: Configurations that a sampler proposes before it learns of their results.
-        max_parameters: Larger models are not trained: a sampler that proposes one learns that, and is asked again.
+        max_parameters: Larger models are not trained: a sampler that proposes one is asked again, and learns nothing of it.
         pruner: ``none``, or one that ends a sampler's hopeless trials early; for one objective.
         confirm: So many of a sampler's best trials, and all of its Pareto front, are trained again in the end.
         confirm_seeds: From so many fresh seeds each.

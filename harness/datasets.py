@@ -159,10 +159,17 @@ def _check_pixels(name: str, pixels: Pixels) -> None:
         raise UserError(f"dataset {name!r} has {len(images)} images: at least {FEWEST_IMAGES} are needed for its three splits")
     if len(images) > MOST_IMAGES:
         raise UserError(f"dataset {name!r} has {len(images)} images: allowed are at most {MOST_IMAGES}; give it fewer")
+    if _are_all_the_same(images):
+        raise UserError(f"dataset {name!r}: all {len(images)} images are the same one: there is nothing to learn; give it others")
     if labels.shape != (len(images),):
         raise UserError(f"dataset {name!r}: {len(images)} images and labels of shape {labels.shape}: give one label an image")
     if len(np.unique(labels)) < 2:
         raise UserError(f"dataset {name!r} has one class: transfer needs at least two")
+
+
+def _are_all_the_same(images: npt.NDArray[Any], block: int = 1024) -> bool:
+    """A block at a time: most sets are done with after the first, and none needs another copy's memory."""
+    return not any((images[start : start + block] != images[0]).any() for start in range(0, len(images), block))
 
 
 def _read_digits(argument: str, root: Path, image_size: int | None) -> Pixels:

@@ -43,6 +43,11 @@ class Evaluation:
         return apply_in_blocks(self.model.encoder, self.images)
 
     @cached_property
+    def validation_codes(self) -> Tensor:
+        """The latent codes of the validation images."""
+        return apply_in_blocks(self.model.encoder, self.material.splits.validation.images)
+
+    @cached_property
     def training_codes(self) -> Tensor:
         """The latent codes of the training images."""
         return apply_in_blocks(self.model.encoder, self.material.splits.train.images)
@@ -102,7 +107,7 @@ class Evaluation:
         task = self.transfer_task("frozen")
         draws = [LabelledInputs(change(draw.inputs), draw.labels) for draw in task.draws]
         test = LabelledInputs(change(task.test.inputs), task.test.labels)
-        return classify_all([replace(task, draws=draws, test=test, reference=change(task.reference))])[0]
+        return classify_all([replace(task, draws=draws, test=test, reference=change(task.reference), validation=None)])[0]
 
     def probe_accuracy(self, change: Callable[[Tensor], Tensor]) -> float:
         """Test accuracy of the linear probe on the codes as a function changes them, mean over the draws."""
@@ -136,7 +141,9 @@ class Evaluation:
         common = (material.classes, config.transfer_epochs, HEAD_SEED_STRIDE * config.seed)
         if mode == "frozen":
             coded = [LabelledInputs(apply_in_blocks(self.model.encoder, draw.inputs), draw.labels) for draw in draws]
-            return TransferTask(nn.Identity(), coded, LabelledInputs(self.codes, test.labels), self.training_codes, *common)
+            tested = LabelledInputs(self.codes, test.labels)
+            validation = LabelledInputs(self.validation_codes, material.splits.validation.labels)
+            return TransferTask(nn.Identity(), coded, tested, self.training_codes, *common, validation)
         if mode == "finetuned":
             return TransferTask(self.model.encoder, draws, test, self.training_codes, *common)
         untrained = models.build(material.shape, config).to(material.device).encoder

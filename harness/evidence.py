@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from harness.agreement import Agreement
 from harness.lines import EVALUATION_FIELDS, Key, Line, complete_keys, identity_of, lines_of, together
 from harness.statistics import CONFIDENCE, knee
 from harness.tables import Summary
@@ -52,6 +53,8 @@ class Evidence:
         ranked: The lines, the lowest loss on the validation split first, where sizes are averaged as logarithms; then the
             ones left out.
         left_out: Lines with too few sizes and seeds in common with the others to be compared.
+        agreements: Of the codes of the best line's seeds, by measure and latent size; empty where there are few seeds, or no
+            files to read.
     """
 
     summary: Summary
@@ -59,6 +62,7 @@ class Evidence:
     evaluated: tuple[Line, ...]
     ranked: tuple[Line, ...]
     left_out: tuple[Line, ...] = ()
+    agreements: Mapping[str, Mapping[int, Agreement]] = field(default_factory=dict)
 
     @property
     def best(self) -> Line:

@@ -7,7 +7,7 @@ in the verdict; the others stand in the report only. A sentence that the replica
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.choice_findings import find_choices
 from harness.code_findings import find_interpolation, find_redundancy
@@ -17,15 +17,23 @@ from harness.label_findings import find_labels, find_modes
 from harness.loss_findings import find_architecture, find_dimensions, find_floors
 from harness.path_findings import find_paths
 from harness.penalty_findings import find_penalties
+from harness.pictures import ReadFile
 from harness.prefix_findings import find_prefixes
 from harness.search_findings import find_winners
+from harness.stability_findings import agreements, find_stability
 from harness.tables import Summary
 
 
-def find_in(summary: Summary) -> list[Claim]:
+def find_in(summary: Summary, read_file: ReadFile) -> list[Claim]:
     """All that can be said of a sweep; nothing where no trial has finished."""
-    evidence = gather_evidence(summary)
+    evidence = read_evidence(summary, read_file)
     return find(evidence) if evidence else []
+
+
+def read_evidence(summary: Summary, read_file: ReadFile) -> Evidence | None:
+    """Makes a sweep ready, with what has to be read from the files of its trials; nothing where no trial has finished."""
+    evidence = gather_evidence(summary)
+    return evidence and replace(evidence, agreements=agreements(evidence, read_file))
 
 
 def find(evidence: Evidence) -> list[Claim]:
@@ -67,5 +75,6 @@ FINDINGS: dict[str, Finding] = {
     "penalty": Finding("What does decorrelation cost, and does it help?", find_penalties),
     "paths": Finding("Where do paths between codes go?", find_paths),
     "prefixes": Finding("Can one training replace one for each size?", find_prefixes),
+    "stability": Finding("Do different seeds find the same latents?", find_stability),
     "winners": Finding("Were the winners of the search lucky?", find_winners),
 }

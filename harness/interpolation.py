@@ -38,7 +38,10 @@ def interpolate(codes: Tensor, pairs: Sequence[tuple[int, int]], weights: Sequen
 
 
 def interpolate_on_arcs(codes: Tensor, pairs: Sequence[tuple[int, int]], weights: Sequence[float], centre: Tensor) -> Tensor:
-    """Mixes codes along great circles about a centre (Shoemake 1985), so that what is between is not nearer to the centre.
+    """Mixes codes along arcs about a centre, so that what is between is not nearer to the centre than both.
+
+    The directions go along a great circle (Shoemake 1985), which is for vectors of one length: of two lengths his formula would
+    go far outside both where they are nearly opposite. The distance from the centre is mixed on a line.
 
     Args:
         codes: (N, d).
@@ -47,14 +50,18 @@ def interpolate_on_arcs(codes: Tensor, pairs: Sequence[tuple[int, int]], weights
         centre: (d,), such as the mean of the training codes.
 
     Returns:
-        (pairs, weights, d); as ``interpolate`` where two codes lie on one line through the centre.
+        (pairs, weights, d); as ``interpolate`` where two codes lie on one line through the centre, or one of them in it.
     """
     first, second = (codes[[pair[end] for pair in pairs]] - centre for end in (0, 1))
-    cosine = torch.nn.functional.cosine_similarity(first, second, dim=1).clamp(-1, 1)
-    angle, sine = cosine.acos().view(-1, 1, 1), (1 - cosine.square()).sqrt().view(-1, 1, 1)
+    lengths = [each.norm(dim=1).view(-1, 1, 1) for each in (first, second)]
+    one, other = (torch.nn.functional.normalize(each, dim=1).unsqueeze(1) for each in (first, second))
+    cosine = (one * other).sum(dim=2, keepdim=True).clamp(-1, 1)
+    angle, sine = cosine.acos(), (1 - cosine.square()).sqrt()
     a = torch.tensor(weights, dtype=codes.dtype, device=codes.device).view(1, -1, 1)
-    arcs = ((a * angle).sin() * first.unsqueeze(1) + ((1 - a) * angle).sin() * second.unsqueeze(1)) / sine
-    return torch.where(sine > PARALLEL, arcs + centre, interpolate(codes, pairs, weights))
+    directions = ((a * angle).sin() * one + ((1 - a) * angle).sin() * other) / sine
+    arcs = (a * lengths[0] + (1 - a) * lengths[1]) * directions + centre
+    is_arc = (sine > PARALLEL) & (lengths[0] > 0) & (lengths[1] > 0)
+    return torch.where(is_arc, arcs, interpolate(codes, pairs, weights))
 
 
 def confidence(images: Tensor, judge: Callable[[Tensor], Tensor]) -> float:
@@ -107,6 +114,7 @@ def manifold_distance(midpoints: Tensor, training: Tensor, data_distance: float)
         data_distance: Mean ``nearest_mse`` of real test images.
 
     Returns:
-        Mean nearest-training-image squared error of the midpoints over that of the real images; 1 = as close as data.
+        Mean nearest-training-image squared error of the midpoints over that of the real images; 1 = as close as data. NaN
+        where the real images are copies of training images.
     """
-    return float(nearest_mse(midpoints, training).mean()) / data_distance
+    return float(nearest_mse(midpoints, training).mean()) / data_distance if data_distance > 0 else float("nan")

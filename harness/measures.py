@@ -91,6 +91,8 @@ METRICS: dict[str, Metric] = {
     "transfer_accuracy": Metric("up", "share of test images", lambda e: e.transfers["frozen"].accuracy),
     "train/mse": Metric("down", PER_PIXEL, lambda e: e.state.logs[-1].train_mse),
     "val/mse": Metric("down", PER_PIXEL, lambda e: e.state.logs[-1].val_mse),
+    "val/max_latent_correlation": Metric("down", "largest abs(r)", lambda e: latents.max_abs_correlation(e.validation_codes)),
+    "val/transfer_accuracy": Metric("up", "share of validation images", lambda e: e.transfers["frozen"].validation_accuracy),
     "test/psnr_db": Metric("up", "dB", lambda e: _psnr_db(e.reconstruction_mse)),
     "test/r2": Metric("up", "", lambda e: _r2(e.reconstruction_mse, e.material.floors.mean_image_mse(e.images))),
     "latent/max_abs_corr_null95": Metric("", "abs(r)", lambda e: latents.max_abs_correlation_null95(e.codes)),

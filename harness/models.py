@@ -6,7 +6,7 @@ Shapes: images (B, C, H, W), latent codes (B, d).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
@@ -213,10 +213,28 @@ def resolve(config: TrialConfig) -> TrialConfig:
     return replace(config, **own, decorrelation_kind=kind)
 
 
+def same_network(config: TrialConfig) -> TrialConfig:
+    """The resolved configuration of the same network under the first name that it has: equal where two train bit for bit alike.
+
+    Names that share a builder differ in the values that they give to what is left to them, and in nothing else: ``heavy`` is
+    ``base`` with a width of 32.
+    """
+    own = ARCHITECTURES[config.architecture]
+    names = (name for name, each in ARCHITECTURES.items() if each.build is own.build and set(each.defaults) == set(own.defaults))
+    return replace(config, architecture=next(names))
+
+
+def applicable(fields: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+    """Those of some fields that an architecture has; all of them where there is no such architecture."""
+    lacking = set(ARCHITECTURE_FIELDS) - set(ARCHITECTURES[architecture].defaults) if architecture in ARCHITECTURES else ()
+    return {name: value for name, value in fields.items() if name not in lacking}
+
+
 def build(shape: Shape, config: TrialConfig) -> Autoencoder:
     """Builds an autoencoder with the initial weights that follow from the configuration's seed.
 
-    The global random state is left as it was.
+    The global random state is left as it was. A network without batch norm has the weights of its twin with batch norm: the
+    biases that stand in the place of the norms are drawn after all of them.
 
     Args:
         shape: Channels, height and width of an image.
@@ -224,7 +242,13 @@ def build(shape: Shape, config: TrialConfig) -> Autoencoder:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return ARCHITECTURES[config.architecture].build(shape, config)
+        make = ARCHITECTURES[config.architecture].build
+        if config.batch_norm is not False:
+            return make(shape, config)
+        twin, net = make(shape, replace(config, batch_norm=True)), make(shape, config)
+        known = net.state_dict()
+        net.load_state_dict(known | {name: value for name, value in twin.state_dict().items() if name in known})
+        return net
 
 
 @lru_cache(maxsize=256)

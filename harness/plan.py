@@ -21,7 +21,7 @@ from harness.rules import UserError, unknown
 from harness.samplers import check_sampler
 from harness.search import SamplerSearch
 
-RESULTS_VERSION = 4
+RESULTS_VERSION = 5
 """Raised whenever a change of the harness changes a trial's numbers, so that old and new ones are never mixed."""
 
 
@@ -42,6 +42,7 @@ class SweepPlan:
         placement: Where workers find the images and compute.
         shape: Channels, height and width of an image.
         identity: Names the sweep: equal for two sweeps exactly where their trials would give the same numbers.
+        note: What the user should know of the trials; mostly empty.
     """
 
     study: StudyConfig
@@ -52,6 +53,7 @@ class SweepPlan:
     placement: Placement
     shape: models.Shape
     identity: str
+    note: str = ""
 
     @property
     def title(self) -> str:
@@ -139,6 +141,7 @@ def make_plan(file: StudyFile, request: Request) -> SweepPlan:
         placement=placement,
         shape=data.shape,
         identity="",
+        note=note_of_doubles(study),
     )
     return replace(plan, identity=fingerprint(_what_changes_results(plan)))
 
@@ -147,7 +150,7 @@ def grid_trials(study: StudyConfig) -> tuple[Trial, ...]:
     """The grid's table: every combination of its axes, all of them from one seed before the next seed.
 
     More seeds thus add trials at the end, and a smaller ``trials`` cuts some off there. Combinations that come to the
-    same configuration once the architecture's own values are filled in are trained once.
+    same network once the architecture's own values are filled in are trained once, under the first name that they have.
 
     Raises:
         UserError: if it has more trials than are allowed, or one that cannot be trained.
@@ -157,14 +160,37 @@ def grid_trials(study: StudyConfig) -> tuple[Trial, ...]:
     size = study.seeds * math.prod(map(len, study.grid.values())) * max(1, len(study.variants))
     if size > MOST_TRIALS:
         raise UserError(f"the grid has {size} trials: allowed are {MOST_TRIALS}; give it fewer values or fewer --seeds")
+    distinct: dict[TrialConfig, TrialConfig] = {}
+    for config in _grid_configs(study):
+        distinct.setdefault(models.same_network(config), config)
+    return tuple(Trial(number, config) for number, config in enumerate(list(distinct.values())[: study.trials]))
+
+
+def _grid_configs(study: StudyConfig) -> list[TrialConfig]:
+    """Every combination, the architecture's own values filled in."""
     points = [dict(zip(study.grid, values, strict=True)) for values in itertools.product(*study.grid.values())]
-    configs = [
+    return [
         models.resolve(replace(study.base, **point, **variant, seed=study.base.seed + replicate))
         for replicate in range(study.seeds)
         for point in points
         for variant in study.variants or ({},)
     ]
-    return tuple(Trial(number, config) for number, config in enumerate(list(dict.fromkeys(configs))[: study.trials]))
+
+
+def note_of_doubles(study: StudyConfig) -> str:
+    """Which combinations of a grid are left out, as they are networks of it under another name; empty where none is."""
+    if "architecture" not in study.axes:
+        return ""
+    configs = list(dict.fromkeys(_grid_configs(replace(study, seeds=1))))
+    first: dict[TrialConfig, TrialConfig] = {}
+    doubles = [config for config in configs if first.setdefault(models.same_network(config), config) != config]
+    if not doubles:
+        return ""
+    names = dict.fromkeys(f"{each.architecture} is {first[models.same_network(each)].architecture}" for each in doubles)
+    return (
+        f"{len(doubles)} of {len(configs)} configurations are left out: they are networks that the grid has under another name "
+        f"({', '.join(names)} there, with the same width, depth and all else)"
+    )
 
 
 def first_round(study: StudyConfig, search_space: SearchSpace | None, request: Request) -> list[Trial]:

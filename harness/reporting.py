@@ -11,8 +11,8 @@ from typing import Any
 from harness import pictures, report_page, tables
 from harness.about import About
 from harness.config import TrialRecord
-from harness.evidence import Claim, gather_evidence
-from harness.findings import FINDINGS, find, verdict
+from harness.evidence import Claim
+from harness.findings import FINDINGS, find, read_evidence, verdict
 from harness.sections import SECTIONS, Dossier, Section
 from harness.study_charts import study_charts
 from harness.study_sections import study_sections
@@ -38,7 +38,7 @@ def report_files(
     """
     ordered = sorted(records, key=lambda record: record.trial.number)
     summary = tables.summarize(ordered, tables.table_axes(about.layout.axes, ordered), about.layout.total or len(ordered))
-    evidence = gather_evidence(summary)
+    evidence = read_evidence(summary, read_file)
     numbers = {record.run_id: record.trial.number for record in ordered}
     claims = kept_claims(find(evidence) if evidence else [], earlier, numbers)
     charts = pictures.charts(summary, read_file)

@@ -6,7 +6,7 @@ import json
 import statistics
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import optuna
@@ -15,11 +15,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.config import DATASET_FIELDS, StudyConfig, Trial, TrialConfig, TrialRecord, fingerprint
 from harness.library import SearchSpace
+from harness.models import applicable, same_network
 from harness.rules import UserError
 from harness.samplers import (
     CONSTRAINT,
     FAILED_STATES,
     SAMPLERS,
+    Sampler,
     frozen,
     has_failed,
     new_study,
@@ -36,6 +38,10 @@ CountParameters = Callable[[TrialConfig], int]
 
 MOST_ASKS = 100
 """For one trial: when so many proposals in a row have been trained already, or are too large, there is hardly a new one left."""
+
+ASKS_OF_SAMPLER = 10
+"""For one trial: when so many proposals in a row are refused, the rest are drawn at random. A model learns nothing of a refusal
+and would propose the same few places to the end, however many others there are."""
 
 
 class GridSearch:
@@ -83,9 +89,11 @@ class SamplerSearch:
     """What one of Optuna's samplers proposes, in rounds of a fixed size.
 
     The sampler is seeded anew for each round from (sweep seed, trials asked so far), and learns of a round's results in
-    the order of their numbers when the round is over: so neither workers nor interruptions change what it proposes. No
-    configuration comes twice, and none that is too large: Optuna is told that such a proposal has failed, which samplers
-    leave out of account, and is asked again. Of a trial that has failed a sampler learns in its own way (``Sampler``).
+    the order of their numbers when the round is over: so neither workers nor interruptions change what it proposes.
+
+    No network comes twice, under whatever name, and none that is too large: Optuna is told that such a proposal has failed,
+    which samplers leave out of account, and is asked again; after ``ASKS_OF_SAMPLER`` refusals chance proposes, seeded from
+    (sweep seed, number of the trial). Of a trial that has failed a sampler learns in its own way (``Sampler``).
     """
 
     def __init__(
@@ -104,7 +112,7 @@ class SamplerSearch:
             study: What to search.
             directions: Of its objectives.
             search_space: From an Optuna trial to a configuration.
-            overrides: Fields that are set over what the search space gives.
+            overrides: Fields that are set over what the search space and the study's base give.
             resolve: Fills in what a configuration leaves to its architecture.
             ended: The trials that have ended, by number.
             count_parameters: Of a resolved configuration; ``None`` where the images are not known yet: nothing is too large.
@@ -118,7 +126,7 @@ class SamplerSearch:
         self._known: set[TrialConfig] = set()
         self._closed = 0
         self.ended_early = ""
-        self._asked = new_study(directions, self._new_sampler(0), study.pruner)
+        self._asked = new_study(directions, self._new_sampler(self._sampler, 0), study.pruner)
 
     @property
     def study(self) -> optuna.Study:
@@ -138,7 +146,7 @@ class SamplerSearch:
                 continue
             if self._sampler.failures == "infeasible":
                 self._mark_failures(first)
-            self._asked.sampler = self._new_sampler(first)
+            self._asked.sampler = self._new_sampler(self._sampler, first)
             trials = self._propose_round(numbers)
             if any(trial.number not in self._results for trial in trials):
                 return trials
@@ -184,22 +192,47 @@ class SamplerSearch:
             trial = self._propose(number)
             if trial is None:
                 self.ended_early = (
-                    f"the search has ended with {number} of {self._config.trials} trials: {MOST_ASKS} proposals in a row had "
-                    "been trained already, or were too large"
+                    f"the search has ended SHORT, with {number} of {self._config.trials} trials: {MOST_ASKS} proposals in a row, "
+                    f"most of them at random, had been trained already or were above max_parameters "
+                    f"({self._config.max_parameters or 'none'}): widen the search space, or ask for fewer --trials"
                 )
                 break
             trials.append(trial)
         return trials
 
     def _propose(self, number: int) -> Trial | None:
-        for _ in range(MOST_ASKS):
+        sampler = self._asked.sampler
+        try:
+            return self._propose_new(number)
+        finally:
+            self._asked.sampler = sampler
+
+    def _propose_new(self, number: int) -> Trial | None:
+        for ask in range(MOST_ASKS):
+            if ask == ASKS_OF_SAMPLER:
+                self._asked.sampler = self._new_sampler(SAMPLERS["random"], "refused", number)
             asked = self._asked.ask()
-            shared = {name: getattr(self._config.base, name) for name in DATASET_FIELDS}  # a sweep has one dataset
-            config = self._resolve(replace(self._ask_space(asked), **(self._overrides | shared)))
-            if config not in self._known and not self._is_too_large(config):
+            config = self._configuration(asked)
+            if same_network(config) not in self._known and not self._is_too_large(config):
                 return self._accept(number, asked, config)
             self._asked.tell(asked, state=TrialState.FAIL)
         return None
+
+    def _configuration(self, asked: optuna.Trial) -> TrialConfig:
+        """What the search space gives, the study's base where that leaves a default, and what is set over both.
+
+        A field that Optuna was asked for is not left, whatever its value. Fields that the proposed architecture lacks are
+        for proposals of others, unless the architecture is set as well.
+        """
+        given, base = self._ask_space(asked), self._config.base
+        left = [
+            each.name for each in fields(given) if getattr(given, each.name) == each.default and each.name not in asked.params
+        ]
+        of_base = {name: getattr(base, name) for name in left}
+        architecture = of_base.get("architecture", given.architecture)
+        over = self._overrides if "architecture" in self._overrides else applicable(self._overrides, architecture)
+        shared = {name: getattr(base, name) for name in DATASET_FIELDS}  # a sweep has one dataset
+        return self._resolve(replace(given, **applicable(of_base, over.get("architecture", architecture)) | over | shared))
 
     def _is_too_large(self, config: TrialConfig) -> bool:
         limit = self._config.max_parameters
@@ -207,7 +240,7 @@ class SamplerSearch:
 
     def _accept(self, number: int, asked: optuna.Trial, config: TrialConfig) -> Trial:
         self._round[number] = asked
-        self._known.add(config)
+        self._known.add(same_network(config))
         if number in self._results:
             _check_same(self._results[number], config)
         distributions = {name: distribution_to_json(each) for name, each in asked.distributions.items()}
@@ -265,12 +298,11 @@ class SamplerSearch:
 
     def _restore(self, record: TrialRecord) -> None:
         self._asked.add_trial(self._entry(record))
-        self._known.add(record.trial.config)
+        self._known.add(same_network(record.trial.config))
         self._closed += 1
 
-    def _new_sampler(self, asked: int) -> optuna.samplers.BaseSampler:
-        seed = int(fingerprint([self._config.sweep_seed, asked]), 16) % 2**31
-        sampler = self._sampler.make(seed)
+    def _new_sampler(self, kind: Sampler, *at: int | str) -> optuna.samplers.BaseSampler:
+        sampler = kind.make(int(fingerprint([self._config.sweep_seed, *at]), 16) % 2**31)
         fixed = {name: value for name, value in self._overrides.items() if value is not None}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

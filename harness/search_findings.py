@@ -7,7 +7,7 @@ import numpy as np
 from harness import wording
 from harness.confirmation import Confirmed, confirmed
 from harness.evidence import ALPHA, Claim, Evidence
-from harness.statistics import compare_paired, mean_interval
+from harness.statistics import Interval, compare_paired, mean_interval
 from harness.tables import trial_name
 
 
@@ -25,10 +25,12 @@ def _best(found: list[Confirmed]) -> Claim:
     losses = mean_interval([each.metrics["val/mse"] for each in best.replicates])
     accuracies = mean_interval([each.metrics["transfer_accuracy"] for each in best.replicates])
     correlations = mean_interval([each.metrics["max_latent_correlation"] for each in best.replicates])
+    flattered = " It was named by these seeds, which flatters its interval." if len(found) > 1 else ""
     text = (
         f"Of {len(found)} trials that were trained again from {losses.count} fresh seeds, trial {best.found.trial.number} "
         f"({name}) has the lowest validation loss: {wording.estimate(losses, wording.decimal)}, with a largest correlation of "
-        f"{wording.estimate(correlations, wording.decimal)} and an accuracy of {wording.estimate(accuracies, wording.accuracy)}."
+        f"{wording.estimate(correlations, wording.correlation)} and an accuracy of "
+        f"{wording.estimate(accuracies, wording.accuracy)}.{flattered}"
     )
     numbers = {"trial": best.found.trial.number, "loss": losses.mean}
     return Claim("winners", text, _is_told_apart(ranked), _runs(found), numbers)
@@ -38,8 +40,11 @@ def _is_told_apart(ranked: list[Confirmed]) -> bool:
     """Whether the best and the next have losses that their replicates tell apart."""
     if len(ranked) < 2:
         return True
-    first, second = ([each.metrics["val/mse"] for each in found.replicates] for found in ranked[:2])
-    return len(first) == len(second) and compare_paired(first, second).p_value < ALPHA
+    first, second = ({each.trial.config.seed: each.metrics["val/mse"] for each in found.replicates} for found in ranked[:2])
+    shared = sorted(first.keys() & second.keys())
+    return (
+        compare_paired([first[seed] for seed in shared], [second[seed] for seed in shared]).p_value < ALPHA if shared else False
+    )
 
 
 def _luck(found: list[Confirmed]) -> Claim:
@@ -50,9 +55,16 @@ def _luck(found: list[Confirmed]) -> Claim:
     gains = [_mean(each, "transfer_accuracy") - each.found.metrics["transfer_accuracy"] for each in found]
     text = (
         f"Their validation loss is {wording.decimal(shown[0])} times what the search saw{ends}, and their accuracy "
-        f"{100 * float(np.mean(gains)):+.1f} points from it: a winner is partly a lucky one."
+        f"{100 * float(np.mean(gains)):+.1f} points from it: {_judgement(change)}."
     )
     return Claim("winners", text, change.excludes(0.0), _runs(found), {"times": shown[0]})
+
+
+def _judgement(change: Interval) -> str:
+    """Of the logarithm of a loss from fresh seeds over that of the search."""
+    if not change.excludes(0.0):
+        return "whether they were lucky is not resolved"
+    return "a winner is partly a lucky one" if change.mean > 0 else "they were not lucky"
 
 
 def _mean(found: Confirmed, metric: str) -> float:

@@ -65,7 +65,7 @@ def _dry_run(file: StudyFile, request: Request) -> int:
 
     study = plan.check(file, request)
     trials: Sequence[Trial] = plan.grid_trials(study)
-    more = ""
+    more = f"; {note}" if (note := plan.note_of_doubles(study)) else ""
     if study.sampler != "grid":
         trials = plan.first_round(study, file.search_space, request)
         more = f"; these are the first {len(trials)} of {study.trials}, the next ones depend on their results"

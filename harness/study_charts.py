@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
-from harness.agreement import MEASURES, Agreement, Codes, agreement_of
 from harness.crossing_findings import floors_of, label_curves, label_groups, label_sizes
 from harness.evaluation import TRANSFER_MODES
 from harness.evidence import Evidence
@@ -20,11 +16,6 @@ from harness.tables import Row
 
 PATHS = {"linear": "codes on a line", "spherical": "codes on an arc", "decoded": "the pairs' own codes"}
 PATH_FLOORS = {"blend": "blended pixels", "data": "data"}
-LEAST_SEEDS_OF_AGREEMENT = 5
-"""Below which agreement between seeds is no question of the study."""
-
-CODES_FILE = "latents/test_codes.npz"
-
 Maker = Callable[[Evidence, ReadFile], Sequence[Chart]]
 
 
@@ -117,7 +108,7 @@ def _units(name: str) -> float:
 
 def agreement_charts(evidence: Evidence, read_file: ReadFile) -> list[Chart]:
     """Agreement of every two seeds as heat maps, a panel a latent size, and its mean against latent size with chance."""
-    found = agreements(evidence, read_file)
+    found = evidence.agreements
     if not found:
         return []
     maps = [
@@ -128,31 +119,12 @@ def agreement_charts(evidence: Evidence, read_file: ReadFile) -> list[Chart]:
         )
         for name, by_size in found.items()
     ]
-    lines = [_series(name, {size: each.pairs for size, each in by_size.items()}) for name, by_size in found.items()]
+    lines = [_of_intervals(name, {size: each.mean for size, each in by_size.items()}) for name, by_size in found.items()]
     chance = [
         Series(f"{name}, by chance", [*by_size], [each.chance for each in by_size.values()]) for name, by_size in found.items()
     ]
     figure = LineFigure("", X_LABEL, "agreement between two seeds", lines, chance, y_range=(0, 1))
     return [Chart("agreement", "Do different seeds find the same latents?", [figure]), *maps]
-
-
-def agreements(evidence: Evidence, read_file: ReadFile) -> dict[str, dict[int, Agreement]]:
-    """How far the seeds of the best line agree, by measure and latent size; nothing where there are few seeds."""
-    codes = _codes_by_size(evidence, read_file)
-    by_measure = {name: {size: agreement_of(each, measure) for size, each in codes.items()} for name, measure in MEASURES.items()}
-    return by_measure if codes else {}
-
-
-def _codes_by_size(evidence: Evidence, read_file: ReadFile) -> dict[int, list[Codes]]:
-    """The test images' codes of every seed of the best line, by latent size; nothing where there are few seeds."""
-    trials = sorted(evidence.best.trials.items())
-    by_size: dict[int, list[Codes]] = {}
-    if len({seed for (_, seed), _ in trials}) < LEAST_SEEDS_OF_AGREEMENT:
-        return {}
-    for (size, _), record in trials:
-        with np.load(io.BytesIO(read_file(record.run_id, CODES_FILE)), allow_pickle=False) as arrays:
-            by_size.setdefault(size, []).append(arrays["codes"])
-    return by_size
 
 
 def _against_size(line: Line, metric: str, label: str) -> Series:
@@ -161,7 +133,10 @@ def _against_size(line: Line, metric: str, label: str) -> Series:
 
 
 def _series(label: str, values: Mapping[float, Sequence[float]]) -> Series:
-    found: dict[float, Interval] = {x: mean_interval(each) for x, each in values.items()}
+    return _of_intervals(label, {x: mean_interval(each) for x, each in values.items()})
+
+
+def _of_intervals(label: str, found: Mapping[float, Interval]) -> Series:
     ends = [(each.low, each.high) for each in found.values()]
     shown = all(each.count > 1 for each in found.values())
     low, high = ([end[0] for end in ends], [end[1] for end in ends]) if shown else ([], [])

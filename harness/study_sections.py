@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness import wording
+from harness.agreement import Agreement
 from harness.choice_findings import change_of, single_changes
 from harness.config import HEADLINES
 from harness.confirmation import confirmed
 from harness.contrasts import Contrast, contrasts
 from harness.sections import Cell, Dossier, Section, Table, means_table, number_cell, p_cell
 from harness.statistics import mean_interval
-from harness.study_charts import agreements
 from harness.tables import trial_name
 
 PENALTY = {
@@ -97,20 +97,22 @@ def stability(dossier: Dossier) -> Section | None:
     """Agreement of seeds by latent size, beside chance, and as heat maps."""
     if dossier.evidence is None or "agreement" not in dossier.charts:
         return None
-    found = agreements(dossier.evidence, dossier.read_file)
+    found = dossier.evidence.agreements
     rows = [_agreement_row(size, found) for size in next(iter(found.values()))]
     heads = [head for name in found for head in (name, "by chance")]
-    table = Table("Mean and range over pairs of seeds", ("latent size", *heads), rows)
+    table = Table(
+        "Mean over pairs of seeds, with an interval over seeds, and the range of the pairs", ("latent size", *heads), rows
+    )
     maps = [name for name in dossier.charts if name.startswith("agreement_")]
-    return Section("Agreement between seeds", (), ("agreement", *maps), (), (table,))
+    return Section("Agreement between seeds", ("stability",), ("agreement", *maps), (), (table,))
 
 
-def _agreement_row(size: int, found: Mapping[str, Mapping[int, Any]]) -> list[Cell]:
+def _agreement_row(size: int, found: Mapping[str, Mapping[int, Agreement]]) -> list[Cell]:
     cells = [Cell(str(size), size)]
     for by_size in found.values():
-        pairs, chance = by_size[size].pairs, by_size[size].chance
-        mean = sum(pairs) / len(pairs)
-        cells += [Cell(f"{mean:.3f} ({min(pairs):.3f} to {max(pairs):.3f})", mean), Cell(f"{chance:.3f}", chance)]
+        each, chance = by_size[size], by_size[size].chance
+        text = f"{wording.estimate(each.mean, wording.correlation)}; {min(each.pairs):.2f} to {max(each.pairs):.2f}"
+        cells += [Cell(text, each.mean.mean), Cell(f"{chance:.2f}", chance)]
     return cells
 
 

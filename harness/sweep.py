@@ -88,7 +88,9 @@ def run_sweep(
                 records = tracker.settle(records)
                 claims = _finish(run, search, records)
         else:
-            claims = find_in(_summarize(plan, records))
+            claims = find_in(_summarize(plan, records), tracker.read_file)
+        for note in filter(None, (plan.note, search.ended_early)):
+            display.note(f"note: {note}")
         summary, report = _summarize(plan, records), tracker.locate(sweep.run_id, PAGE_FILE)
         return SweepOutcome(sweep, _about(run), summary, claims, report, was_finished=not trials, kept=kept)
 
@@ -141,8 +143,6 @@ def _run_rounds(run: Run, executor: Executor, search: Search, trials: list[Trial
             best = tables.best_trial(filter(None, (best, record)), objective)
             run.display.trial_ended(trial_name(run.plan, record.trial), record, is_best=best is record)
         trials = search.next_round()
-    if search.ended_early:
-        run.display.note(f"note: {search.ended_early}")
 
 
 def _summarize(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> tables.Summary:

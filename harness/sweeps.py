@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.about import TAG, Layout
 from harness.config import TrialRecord
+from harness.confirmation import is_confirmation
 from harness.reader import StoredRun, StoreReader
 from harness.rules import UserError, nearest, shown, unknown
 from harness.store import without_password
@@ -78,13 +79,13 @@ class StoredSweep:
         return [{"study": self.study, "sweep": self.identity, **trial_row(record)} for record in self.records]
 
     def optuna_study(self, metrics: Sequence[str] = ()) -> Study:
-        """Its trials as an Optuna study in memory.
+        """Its trials as an Optuna study in memory; without those that confirm others, which no sampler has proposed.
 
         Args:
             metrics: The values of the trials; what the sweep has optimised where there are none.
 
         Raises:
-            UserError: if one of them is no metric with a better direction; with the nearest.
+            UserError: if one of them is no metric with a better direction, with the nearest; or if no trial is left.
         """
         from harness.measures import METRICS
         from harness.optuna_study import Ended, ended_study
@@ -93,7 +94,10 @@ class StoredSweep:
         for name in objectives:
             if name not in METRICS or not METRICS[name].direction:
                 raise unknown("objective", name, [each for each, metric in METRICS.items() if metric.direction])
-        trials = [Ended(run.record, _time(run.began), _time(run.ended or run.began)) for run in self.runs]
+        runs = [run for run in self.runs if not is_confirmation(run.record.trial.number)]
+        if not runs:
+            raise UserError("all of these trials confirm others, and the search has proposed none of them: select those too")
+        trials = [Ended(run.record, _time(run.began), _time(run.ended or run.began)) for run in runs]
         return ended_study(trials, self.varied, objectives, [METRICS[name].direction for name in objectives])
 
     def where(self, expression: str) -> StoredSweep:

@@ -41,15 +41,22 @@ class TransferOutcome:
     Attributes:
         accuracies: Test accuracy after the last epoch for each draw, (draws,), float64.
         curves: (draws, epochs, 4), float64; the last axis as in ``CURVES``.
+        validation: Accuracy of the same nets on validation inputs for each draw, (draws,), float64; ``None`` without such.
     """
 
     accuracies: Tensor
     curves: Tensor
+    validation: Tensor | None = None
 
     @property
     def accuracy(self) -> float:
         """Mean over the draws."""
         return float(self.accuracies.mean())
+
+    @property
+    def validation_accuracy(self) -> float:
+        """Mean over the draws, on validation inputs: for choosing; NaN without such."""
+        return float("nan") if self.validation is None else float(self.validation.mean())
 
     @property
     def std(self) -> float:
@@ -78,6 +85,7 @@ class TransferTask:
         classes: Number of classes.
         epochs: Epochs for each draw.
         seed: Of the MLP's weights and of the order; the draw's number is added.
+        validation: Inputs on which the accuracy after the last epoch is measured as well, where it is asked for.
     """
 
     encoder: nn.Module
@@ -87,6 +95,7 @@ class TransferTask:
     classes: int
     epochs: int
     seed: int
+    validation: LabelledInputs | None = None
 
     def net(self, draw: int) -> nn.Sequential:
         """Encoder, scale and MLP as they are before the training on a draw."""
@@ -114,10 +123,16 @@ class Standardize(nn.Module):
 
 def classify(task: TransferTask) -> TransferOutcome:
     """Trains the MLP, and the encoder under it, on each draw."""
-    results = [_train(task.net(index), draw, task, task.seed + index) for index, draw in enumerate(task.draws)]
-    return TransferOutcome(
-        torch.tensor([accuracy for accuracy, _ in results], dtype=torch.float64), torch.stack([curve for _, curve in results])
-    )
+    tested, curves, validated = zip(*(_classify_draw(task, index) for index in range(len(task.draws))), strict=True)
+    validation = torch.tensor(validated, dtype=torch.float64) if task.validation else None
+    return TransferOutcome(torch.tensor(tested, dtype=torch.float64), torch.stack(curves), validation)
+
+
+def _classify_draw(task: TransferTask, index: int) -> tuple[float, Tensor, float]:
+    """Test accuracy, curves and validation accuracy, which is NaN without such inputs."""
+    net = task.net(index)
+    accuracy, curves = _train(net, task.draws[index], task, task.seed + index)
+    return accuracy, curves, _loss_and_accuracy(net, task.validation)[1] if task.validation else float("nan")
 
 
 def train_classifier(task: TransferTask) -> nn.Sequential:

@@ -61,21 +61,27 @@ def classify_all(tasks: Sequence[TransferTask], dtype: torch.dtype = torch.float
     """Gives what ``transfer.classify`` gives for each task, up to rounding.
 
     Args:
-        tasks: With encoders of one structure and as many epochs, classes and labelled inputs each; their codes, and inputs
-            that are codes, may differ in size.
+        tasks: With encoders of one structure and as many epochs, classes and labelled inputs each, all of them with
+            validation inputs or none; their codes, and inputs that are codes, may differ in size.
         dtype: Of the operands of products in training steps.
     """
     jobs = [_Job(task, draw) for task in tasks for draw in range(len(task.draws))]
     size = NETS_AT_ONCE if tasks[0].reference.device.type == "cpu" else NETS_AT_ONCE_ON_GPU
     parts = [_train_nets(jobs[start : start + size], dtype) for start in range(0, len(jobs), size)]
-    accuracies, curves = (torch.cat(numbers) for numbers in zip(*parts, strict=True))
     draws = [len(task.draws) for task in tasks]
-    return [TransferOutcome(*numbers) for numbers in zip(accuracies.split(draws), curves.split(draws), strict=True)]
+    accuracies, curves, validation = (torch.cat(numbers).split(draws) for numbers in zip(*parts, strict=True))
+    return [
+        TransferOutcome(accuracies[place], curves[place], validation[place] if task.validation else None)
+        for place, task in enumerate(tasks)
+    ]
 
 
 @torch.enable_grad()
-def _train_nets(jobs: Sequence[_Job], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Gives the accuracies on all test inputs, (nets,), and the curves, (nets, epochs, 4); float64."""
+def _train_nets(jobs: Sequence[_Job], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Gives the accuracies on all test inputs, (nets,), the curves, (nets, epochs, 4), and the accuracies on validation inputs.
+
+    All float64; the last are NaN where a task has none.
+    """
     count = len(jobs)
     net = stack([job.task.net(job.draw) for job in jobs], dtype, {Standardize: StackedStandardize})
     optimizer = StackedAdam(net, [LEARNING_RATE] * count)
@@ -94,7 +100,14 @@ def _train_nets(jobs: Sequence[_Job], dtype: torch.dtype) -> tuple[Tensor, Tenso
         curves.append(_measure(net, labelled, shown))
     all_shown = shown.labels.shape == test.labels.shape
     accuracies = curves[-1][:, CURVES.index("test_accuracy")] if all_shown else _losses_and_accuracies(net, test)[1]
-    return accuracies.cpu(), torch.stack(curves, dim=1).cpu()
+    return accuracies.cpu(), torch.stack(curves, dim=1).cpu(), _validation_accuracies(net, jobs)
+
+
+def _validation_accuracies(net: nn.Module, jobs: Sequence[_Job]) -> Tensor:
+    parts = [job.task.validation for job in jobs if job.task.validation]
+    if len(parts) < len(jobs):
+        return torch.full((len(jobs),), torch.nan, dtype=torch.float64)
+    return _losses_and_accuracies(net, _together(parts))[1].cpu()
 
 
 def _measure(net: nn.Module, labelled: LabelledInputs, shown: LabelledInputs) -> Tensor:

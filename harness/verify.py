@@ -48,7 +48,7 @@ ROUNDING = (
     Tolerance(r"reconstruction_loss|(train|val)/mse|latent/effective_rank", share=0.1),
     Tolerance(r"test/psnr_db|test/r2", share=0.03),
     Tolerance(r"interpolation/manifold_distance", share=0.15),
-    Tolerance(r"transfer_accuracy|transfer/\w+_accuracy", fixed=0.1),
+    Tolerance(r"(?:val/)?transfer_accuracy|transfer/\w+_accuracy", fixed=0.1),
     Tolerance(r"floor/\w+", share=1e-3),
     Tolerance(r"cost/parameters"),
 )

@@ -1,8 +1,8 @@
 """Do the usual choices matter: batch norm, a sigmoid at the end, squared error, ReLU?
 
 Each variant changes one choice of the baseline and nothing else, and is compared with it seed by seed: the same initial
-weights as far as the change allows, the same order of the images, the same labelled images. What a variant does to one seed it
-does to all of them if it matters.
+weights (only the biases in the place of the batch norms are new), the same order of the images, the same labelled images.
+What a variant does to one seed it does to all of them if it matters.
 """
 
 from harness.config import StudyConfig, TrialConfig

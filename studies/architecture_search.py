@@ -1,12 +1,12 @@
 """Which architecture, when several things are wanted at once?
 
 A search instead of a grid: Optuna's TPE proposes architectures, learns from rounds of six, and looks for those that nothing
-beats in all three objectives at once: a low loss (on the validation split, which is there for choosing), latents that say
-different things, and codes that help a classifier with 80 labels. Some choices exist only after others: ``linear`` has no
+beats in all three objectives at once: a low loss, latents that say different things, and codes that help a classifier with 80
+labels, all on the validation split, which is there for choosing. Some choices exist only after others: ``linear`` has no
 depth, and a network without batch norm needs smaller steps. Nothing larger than 300,000 parameters is trained.
 
 The best of many noisy trials were lucky as well. So the three best losses and the whole Pareto front are trained again from
-three fresh seeds in the end: report those numbers. They are of the same images, so another dataset is the next test.
+three fresh seeds in the end: report those numbers, on the test split. They are of one dataset, so another is the next test.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ STUDY = StudyConfig(
     question="Which architecture has a low loss, latents that are not redundant and codes that help with few labels?",
     base=TrialConfig(train_size=3300, epochs=30, labels=80, draws=5),
     sampler="tpe",
-    objectives=("val/mse", "max_latent_correlation", "transfer_accuracy"),
+    objectives=("val/mse", "val/max_latent_correlation", "val/transfer_accuracy"),
     trials=48,
     round_size=6,
     max_parameters=300_000,
@@ -31,7 +31,7 @@ def search_space(trial: Any) -> TrialConfig:
     architecture = trial.suggest_categorical("architecture", ["base", "residual", "dense", "linear"])
     latent_size = trial.suggest_int("latent_size", 2, 30)
     if architecture == "linear":
-        rate = trial.suggest_float("learning_rate", 1e-3, 3e-2, log=True)
+        rate = trial.suggest_float("learning_rate_linear", 1e-3, 3e-2, log=True)
         return TrialConfig(architecture=architecture, latent_size=latent_size, learning_rate=rate)
     batch_norm = trial.suggest_categorical("batch_norm", [True, False])
     rate = trial.suggest_float(

@@ -25,9 +25,9 @@ def record_of(**metrics: float) -> TrialRecord:
 def test_the_share_is_of_the_box_of_the_studys_objectives() -> None:
     """Half way in each of three objectives is an eighth; what lacks an objective, or is beyond the reference, is nothing."""
     assert set(BOXES) == set(load_study("architecture_search").study.objectives) <= set(METRICS)
-    middle = record_of(val__mse=0.035, max_latent_correlation=0.5, transfer_accuracy=0.55)
+    middle = record_of(val__mse=0.035, val__max_latent_correlation=0.5, val__transfer_accuracy=0.55)
     assert dominated_share([middle]) == pytest.approx(1 / 8)
-    worse = record_of(val__mse=0.08, max_latent_correlation=0.1, transfer_accuracy=0.9)
+    worse = record_of(val__mse=0.08, val__max_latent_correlation=0.1, val__transfer_accuracy=0.9)
     assert dominated_share([worse, record_of(val__mse=0.01)]) == 0
 
 

@@ -183,7 +183,7 @@ def test_sweeps_are_listed(stored: Stored, capsys: pytest.CaptureFixture[str]) -
     out, _ = run(["--list", "--json"], capsys)
     assert [(each["study"], each["trials"]) for each in json.loads(out)] == [
         ("failing", "1"),
-        ("tuned", "4"),
+        ("tuned", "8"),
         ("tiny", "12"),
         ("tiny", "2"),
     ]

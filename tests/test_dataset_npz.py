@@ -69,6 +69,16 @@ def test_images_of_any_other_size_are_refused(height: int, width: int, tmp_path:
     assert f"{height} x {width} pixels: allowed are 8 to 64" in error_of(f"npz:{tmp_path / 'arrays.npz'}", tmp_path)
 
 
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_one_image_over_and_over_is_refused(value: float, tmp_path: Path) -> None:
+    """There is nothing to learn, and no distance to measure by; one pixel of one image is enough to be taken."""
+    images = np.full((42, 8, 8), value)
+    np.savez(tmp_path / "arrays.npz", images=images, labels=np.arange(42) % 2)
+    assert "all 42 images are the same one: there is nothing to learn" in error_of(f"npz:{tmp_path / 'arrays.npz'}", tmp_path)
+    images[41, 7, 7] = 0.25
+    assert len(load_npz(tmp_path, images=images, labels=np.arange(42) % 2).pixels.images) == 42
+
+
 ARRAYS = npz_arrays()
 FLOATS = (ARRAYS["images"] / 255).astype(np.float32)
 
@@ -175,7 +185,7 @@ def test_an_npz_file_cut_short_is_named_with_its_checksum(share: float, save: Ca
 def test_an_npz_file_with_an_altered_byte_is_never_read_as_other_data(save: Callable[..., None], tmp_path: Path) -> None:
     """It is refused as an error of the user's file, or the byte does not matter; a traceback is neither."""
     path = tmp_path / "arrays.npz"
-    save(path, images=np.tile(ARRAYS["images"][:1], (42, 1, 1)), labels=ARRAYS["labels"])
+    save(path, images=np.tile(ARRAYS["images"][:2], (21, 1, 1)), labels=ARRAYS["labels"])
     whole, content = load(f"npz:{path}", tmp_path), path.read_bytes()
     refused = 0
     for place in range(0, len(content), 11):

@@ -6,26 +6,29 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from harness import compare
 from tests.stored import Stored
 from tests.support import ROOT
 
 
-def test_a_sweep_is_analysed_in_a_script(stored: Stored) -> None:
-    """Its table, its best trial and its model are those of the store, and Optuna draws it."""
-    words = [sys.executable, str(ROOT / "examples" / "analyse_sweep.py"), "tiny"]
+@pytest.mark.parametrize("name", ["tiny", "tuned"])
+def test_a_sweep_is_analysed_in_a_script(stored: Stored, name: str) -> None:
+    """Its table, its best trial and its model are those of the store, and Optuna draws it; of a search as of a grid."""
+    words = [sys.executable, str(ROOT / "examples" / "analyse_sweep.py"), name]
     folder = stored.database.parent
     ran = subprocess.run(
         words, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=300
     )
     assert ran.returncode == 0, ran.stderr
-    frame = compare.load("tiny", tracking_uri=stored.uri)
+    frame = compare.load(name, tracking_uri=stored.uri)
     for (architecture, size), rows in frame.groupby(["architecture", "latent_size"])["reconstruction_loss"]:
         assert any(line.split()[-4:-3] == [str(size)] and f"{rows.mean():.6f}" in line for line in ran.stdout.splitlines()), (
             architecture
         )
     best = frame.loc[frame["reconstruction_loss"].idxmin()]
-    assert f"'seed': {best['seed']}" in ran.stdout
+    assert name == "tuned" or f"'seed': {best['seed']}" in ran.stdout
     assert "decoded: (4, 1, 8, 8)" in ran.stdout
     picture = folder / "slice.png"
     assert picture.read_bytes().startswith(b"\x89PNG")

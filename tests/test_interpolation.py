@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
@@ -37,6 +38,39 @@ def test_one_weight_gives_one_point_a_pair() -> None:
     """The midpoint of (0, 2) and (4, -2) is (2, 0)."""
     mixed = interpolation.interpolate(torch.tensor([[0.0, 2.0], [4.0, -2.0]]), [(0, 1)], [0.5])
     assert mixed.tolist() == [[[2.0, 0.0]]]
+
+
+def on_arcs(first: list[float], second: list[float], weights: list[float], centre: list[float]) -> npt.NDArray[np.float64]:
+    """The points between two codes, (weights, d), without the centre."""
+    codes = torch.tensor([first, second], dtype=torch.float64)
+    middle = torch.tensor(centre, dtype=torch.float64)
+    points: npt.NDArray[np.float64] = (interpolation.interpolate_on_arcs(codes, [(0, 1)], weights, middle)[0] - middle).numpy()
+    return points
+
+
+@pytest.mark.parametrize("degrees", [10, 90, 175])
+def test_an_arc_between_codes_of_two_lengths_stays_between_them(degrees: float) -> None:
+    """By hand, about a centre that is not 0: at a share of the way the same share of the angle and of the radius."""
+    angle, centre = np.radians(degrees), [3.0, -1.0]
+    first, second = [3.0 + 1.0, -1.0], [3.0 + 2 * np.cos(angle), -1.0 + 2 * np.sin(angle)]
+    weights = [1.0, 0.75, 0.5, 0.25, 0.0]
+    points = on_arcs(first, second, weights, centre)
+    np.testing.assert_allclose(np.linalg.norm(points, axis=1), [1, 1.25, 1.5, 1.75, 2])
+    np.testing.assert_allclose(np.arctan2(points[:, 1], points[:, 0]), angle * (1 - np.array(weights)), atol=1e-9)
+
+
+def test_an_arc_between_codes_of_one_length_is_shoemakes() -> None:
+    """(sin(a t) x1 + sin((1 - a) t) x2) / sin t, in three dimensions."""
+    first, second = np.array([0.0, 2.0, 0.0]), np.array([0.0, 0.0, -2.0])
+    expected = [np.sin(a * np.pi / 2) * first + np.sin((1 - a) * np.pi / 2) * second for a in (0.2, 0.5)]
+    np.testing.assert_allclose(on_arcs(list(first), list(second), [0.2, 0.5], [0.0] * 3), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("first", "second"), [([1.0, 0.0], [-2.0, 0.0]), ([1.0, 1.0], [2.0, 2.0]), ([0.0, 0.0], [0.0, 2.0])])
+def test_where_there_is_no_arc_codes_are_mixed_on_a_line(first: list[float], second: list[float]) -> None:
+    """Opposite, in one direction, or with one of them in the centre."""
+    expected = 0.25 * np.array(first) + 0.75 * np.array(second)
+    np.testing.assert_allclose(on_arcs(first, second, [0.25], [0.0, 0.0])[0], expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("steps", [2, 5, interpolation.STRIP_STEPS])
@@ -96,3 +130,9 @@ def test_data_are_as_close_to_the_data_as_data() -> None:
     data_distance = float(interpolation.nearest_mse(real, training).mean())
     assert interpolation.manifold_distance(real, training, data_distance) == 1
     assert interpolation.manifold_distance(training[:5], training, data_distance) == 0
+
+
+def test_where_data_are_copies_of_data_there_is_no_unit_to_measure_in() -> None:
+    """The manifold distance is not defined, and no error of the trial."""
+    images = _random(5, 1, 2, 2)
+    assert np.isnan(interpolation.manifold_distance(images + 0.1, images, 0.0))

@@ -24,6 +24,7 @@ from harness import datasets, models
 from harness.artifacts import failure_artifacts, trial_artifacts
 from harness.config import HEADLINES, STAGE_METRICS, TrialConfig
 from harness.evaluation import TRANSFER_MODES, Evaluation
+from harness.library import list_studies, load_study
 from harness.material import Material
 from harness.measures import GROUPS, METRICS, PREFIX_SIZES, measure_all
 from harness.splits import label_draws
@@ -271,6 +272,26 @@ def test_the_headline_accuracy_is_that_of_the_frozen_encoder(evaluation: Evaluat
         assert metrics[f"transfer/{mode}_accuracy_std"] == pytest.approx(accuracies.std(ddof=1))
     assert metrics["transfer_accuracy"] == metrics["transfer/frozen_accuracy"]
     assert len({evaluation.transfers[mode].curves[0, 0, 0].item() for mode in TRANSFER_MODES}) == 3
+
+
+def test_what_a_search_chooses_by_is_measured_on_the_validation_images(evaluation: Evaluation, metrics: dict[str, float]) -> None:
+    """Correlation by NumPy; accuracy of the classifiers of the same draws, which were trained as if there were no such images."""
+    validation = evaluation.material.splits.validation
+    with torch.no_grad():
+        codes = evaluation.model.encoder(validation.images)
+    largest = np.abs(np.corrcoef(codes.numpy(), rowvar=False))[np.triu_indices(CONFIG.latent_size, 1)].max()
+    assert metrics["val/max_latent_correlation"] == pytest.approx(largest, rel=1e-5)
+    assert metrics["val/max_latent_correlation"] != metrics["max_latent_correlation"]
+    task = evaluation.transfer_task("frozen")
+    expected = classify(replace(task, test=LabelledInputs(codes, validation.labels), validation=None))
+    assert metrics["val/transfer_accuracy"] == pytest.approx(expected.accuracy)
+    assert evaluation.transfers["finetuned"].validation is None
+
+
+def test_every_objective_of_a_study_is_measured_on_the_validation_split() -> None:
+    """The test split is for reporting."""
+    for name in list_studies():
+        assert all(objective.startswith("val/") for objective in load_study(name).study.objectives), name
 
 
 def test_the_raw_pixel_floor_is_the_same_classifier_on_the_same_draws(evaluation: Evaluation, metrics: dict[str, float]) -> None:

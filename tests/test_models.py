@@ -80,6 +80,18 @@ def test_a_kind_of_penalty_without_a_weight_makes_no_other_configuration() -> No
     assert len({config_of("base", decorrelation_kind=kind, decorrelation=0.1) for kind in ("decov", "barlow")}) == 2
 
 
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_names_of_the_same_network_have_the_same_weights(architecture: str) -> None:
+    """Under the first name it is built bit for bit alike; another width, seed or block is another network."""
+    config = config_of(architecture)
+    first = models.same_network(config)
+    ours, other = (build((1, 8, 8), each).state_dict() for each in (config, first))
+    assert all(torch.equal(ours[name], other[name]) for name in ours | other)
+    assert first.architecture == (architecture if architecture not in ("deep", "heavy") else "base")
+    assert models.same_network(config_of("heavy")) == models.same_network(config_of("base", width=32))
+    assert len({models.same_network(config_of(name)) for name in ARCHITECTURES}) == len(ARCHITECTURES)
+
+
 def test_an_unknown_architecture_is_named_with_the_nearest() -> None:
     """One line: the value, the allowed ones, the nearest match."""
     with pytest.raises(UserError, match=r"unknown architecture 'bse': allowed are .*did you mean 'base'\?"):

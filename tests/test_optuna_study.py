@@ -39,7 +39,7 @@ def test_a_grid_is_a_study_of_its_axes(stored: Stored) -> None:
 
 
 def test_a_search_is_the_study_that_it_was(stored: Stored) -> None:
-    """What the sampler proposed, in its own ranges, for the objectives that it had."""
+    """What the sampler proposed, in its own ranges, for the objectives that it had; without what only confirms the best."""
     study, frame = compare.optuna_study("tuned"), compare.load("tuned").set_index("trial")
     assert study.metric_names == ["val/mse", "transfer_accuracy"]
     assert [way.name for way in study.directions] == ["MINIMIZE", "MAXIMIZE"]
@@ -49,6 +49,9 @@ def test_a_search_is_the_study_that_it_was(stored: Stored) -> None:
         assert trial.values == [row["val/mse"], row["transfer_accuracy"]]
         assert trial.distributions["learning_rate"] == optuna.distributions.FloatDistribution(1e-3, 1e-2, log=True)
     assert study.best_trials
+    assert len(study.trials) == 4 < len(frame)
+    with pytest.raises(UserError, match="all of these trials confirm others"):
+        compare.optuna_study("tuned", where="trial >= 1000000")
 
 
 def test_failed_trials_are_failed_ones() -> None:
@@ -84,7 +87,9 @@ def test_a_storage_gets_each_trial_once(stored: Stored, tmp_path: Path, capsys: 
         first.value,
         first.user_attrs,
     )
+    capsys.readouterr()
     assert compare.main(["tuned", stored.longer, "--optuna-storage", address]) == 0
+    assert "4 of its 4 trials written now" in capsys.readouterr().out
     assert len(optuna.get_all_study_names(address)) == 3
 
 

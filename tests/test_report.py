@@ -36,12 +36,13 @@ def test_the_report_from_the_runs_alone_is_the_one_that_the_sweep_wrote(
 
 
 def test_the_report_of_a_search_has_optunas_plots(stored: Stored, capsys: pytest.CaptureFixture[str]) -> None:
-    """In the folder of the default name, with the script that draws them."""
+    """In the folder of the default name, with the script that draws them, and what its winners came to from fresh seeds."""
     out, _ = run([stored.tuned, "--tracking-uri", stored.uri], capsys)
     assert out.strip() == f"report-{stored.tuned}/report.html"
     page = Path(out.strip()).read_text()
     assert '<section id="sensitivity">' in page
     assert page.count('class="plotly-graph-div"') > 1
+    assert '<section id="winners">' in page
 
 
 def test_a_sentence_whose_run_is_gone_is_withheld(stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import optuna
@@ -12,7 +13,8 @@ import pytest
 from optuna.trial import TrialState
 
 from harness.config import STAGE_METRICS, StudyConfig, Trial, TrialConfig, TrialRecord
-from harness.models import resolve
+from harness.library import load_study
+from harness.models import parameters, resolve
 from harness.plan import grid_trials
 from harness.rules import UserError
 from harness.samplers import SAMPLERS, check_sampler, stage_values
@@ -213,6 +215,47 @@ def test_a_field_that_is_set_stays_as_it_is_and_optuna_knows() -> None:
     assert {trial.params["latent_size"] for trial in search.study.trials} == {12}
 
 
+def mixed_space(trial: Any) -> TrialConfig:
+    """Networks with and without convolutions, and a default that Optuna was asked for."""
+    architecture = trial.suggest_categorical("architecture", ["base", "linear"])
+    return TrialConfig(architecture=architecture, latent_size=trial.suggest_int("latent_size", 10, 30), batch_size=32)
+
+
+def mixed_configs(base: TrialConfig, overrides: dict[str, Any]) -> list[TrialConfig]:
+    """What is trained of such a space."""
+    study = sampler_study("random", trials=12, base=replace(base, **overrides))
+    ended: dict[int, TrialRecord] = {}
+    list(run(SamplerSearch(study, ["down"], mixed_space, overrides, resolve, {}), ended))
+    configs = [record.trial.config for record in ended.values()]
+    assert {config.architecture for config in configs} == ({"linear"} if "architecture" in overrides else {"base", "linear"})
+    return configs
+
+
+def test_the_base_of_a_study_counts_in_a_search_where_the_space_leaves_a_default() -> None:
+    """Not over what the space sets, nor over what Optuna was asked for, nor for an architecture that lacks the field."""
+    base = TrialConfig(epochs=3, labels=20, depth=2, batch_size=16, latent_size=5, seed=4)
+    for config in mixed_configs(base, {}):
+        assert (config.epochs, config.labels, config.batch_size, config.seed) == (3, 20, 32, 4)
+        assert config.depth == (2 if config.architecture == "base" else None)
+        assert config.latent_size >= 10
+
+
+def test_a_field_that_is_set_is_for_the_architectures_that_have_it() -> None:
+    """The others are proposed without it; where the architecture is set too, and lacks the field, that is an error."""
+    for config in mixed_configs(TrialConfig(), {"depth": 2, "batch_norm": True, "epochs": 7}):
+        assert (config.depth, config.batch_norm) == ((2, True) if config.architecture == "base" else (None, None))
+        assert config.epochs == 7
+    with pytest.raises(UserError, match="architecture 'linear' has no depth"):
+        mixed_configs(TrialConfig(), {"depth": 2, "architecture": "linear"})
+
+
+def test_the_base_may_name_the_architecture() -> None:
+    """Of a space that says nothing of it."""
+    study = sampler_study("random", trials=2, base=TrialConfig(architecture="linear"))
+    search = SamplerSearch(study, ["down"], lambda trial: TrialConfig(latent_size=trial.suggest_int("d", 2, 9)), {}, resolve, {})
+    assert {trial.config.architecture for trial in search.next_round()} == {"linear"}
+
+
 def test_a_search_space_that_raises_is_one_line() -> None:
     """The error names the study and what was raised."""
     study = sampler_study("random", trials=2, name="mine")
@@ -247,7 +290,22 @@ def test_no_configuration_is_proposed_twice(sampler: str) -> None:
     configs = [record.trial.config for record in ended.values()]
     assert len(set(configs)) == len(configs) == 9
     assert sorted(ended) == list(range(9))
-    assert "9 of 30 trials" in search.ended_early
+    assert "ended SHORT, with 9 of 30 trials" in search.ended_early
+    assert "above max_parameters (none)" in search.ended_early
+
+
+def test_no_network_is_proposed_twice_under_two_names() -> None:
+    """``heavy`` is ``base`` with a width of 32."""
+
+    def space(trial: Any) -> TrialConfig:
+        names, widths = ["base", "heavy"], [16, 32]
+        return TrialConfig(
+            architecture=trial.suggest_categorical("architecture", names), width=trial.suggest_categorical("width", widths)
+        )
+
+    ended: dict[int, TrialRecord] = {}
+    list(run(SamplerSearch(sampler_study("random", trials=9), ["down"], space, {}, resolve, {}), ended))
+    assert sorted(record.trial.config.width or 0 for record in ended.values()) == [16, 32]
 
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
@@ -265,6 +323,39 @@ def test_a_search_with_refused_proposals_resumes_with_the_same_ones(sampler: str
     resumed = dict(sorted(whole.items())[:cut])
     list(run(open_few(dict(resumed)), resumed))
     assert {number: record.trial for number, record in resumed.items()} == {n: record.trial for n, record in whole.items()}
+
+
+def open_shipped(study: StudyConfig, ended: Mapping[int, TrialRecord]) -> SamplerSearch:
+    """The search of ``studies/architecture_search.py`` on 8 x 8 images."""
+    ways, space = ["down", "down", "up"], load_study("architecture_search").search_space
+    assert space is not None
+    return SamplerSearch(study, ways, space, {}, resolve, ended, partial(parameters, (1, 8, 8)))
+
+
+def run_where_larger_is_better(search: SamplerSearch, ended: dict[int, TrialRecord], study: StudyConfig) -> None:
+    """To the end, with numbers that draw a model to what is too large."""
+    while trials := search.next_round():
+        for trial in (trial for trial in trials if trial.number not in ended):
+            size, code = parameters((1, 8, 8), trial.config), trial.config.latent_size
+            values = (1 / size, code / 30, size / 3e5 + code / 100)
+            metrics = dict(zip(study.objectives, values, strict=True))
+            ended[trial.number] = TrialRecord(f"run-{trial.number}", trial, "finished", metrics)
+            search.tell(ended[trial.number])
+
+
+@pytest.mark.parametrize("seed", [2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 1))])
+def test_the_shipped_search_comes_to_its_end_where_larger_is_better(seed: int) -> None:
+    """All its trials, no two the same and none too large; one that resumes proposes the same, those drawn at random too."""
+    study = replace(load_study("architecture_search").study, sweep_seed=seed)
+    whole: dict[int, TrialRecord] = {}
+    search = open_shipped(study, {})
+    run_where_larger_is_better(search, whole, study)
+    assert len({record.trial.config for record in whole.values()}) == study.trials == 48
+    assert search.ended_early == ""
+    assert max(parameters((1, 8, 8), record.trial.config) for record in whole.values()) <= (study.max_parameters or 0)
+    resumed = {number: whole[number] for number in range(44)}
+    run_where_larger_is_better(open_shipped(study, dict(resumed)), resumed, study)
+    assert resumed == whole
 
 
 def test_what_is_too_large_is_not_trained() -> None:

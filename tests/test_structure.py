@@ -43,7 +43,6 @@ LEVELS = (
         "journal",
         "provenance",
         "interrupts",
-        "agreement",
         "costs",
         "pareto",
         "regularizers",
@@ -57,6 +56,7 @@ LEVELS = (
     },
     {
         "splits",
+        "agreement",
         "stacks",
         "search",
         "claims",
@@ -87,6 +87,7 @@ LEVELS = (
         "penalty_findings",
         "prefix_findings",
         "search_findings",
+        "stability_findings",
         "sheets",
         "verify",
     },

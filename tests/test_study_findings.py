@@ -20,11 +20,12 @@ from harness.about import About, Layout
 from harness.config import Trial, TrialConfig, TrialRecord
 from harness.contrasts import contrast, contrasts
 from harness.evidence import Claim, Evidence, gather_evidence
-from harness.findings import find
+from harness.findings import find, find_in, read_evidence
 from harness.lines import Line
 from harness.models import resolve
 from harness.reporting import report_files
-from harness.study_charts import agreements, study_charts
+from harness.stability_findings import agreements, find_stability
+from harness.study_charts import study_charts
 from harness.tables import summarize, table_axes
 from tests.made_up import file_reader, made_up_sweep
 
@@ -280,6 +281,51 @@ def test_winners_are_told_by_their_fresh_seeds() -> None:
     assert set(luck.run_ids) == {record.run_id for record in searched() if record.trial.number not in (2, 3)}
 
 
+def replicates(records: list[TrialRecord], change: Callable[[int, int], dict[str, float] | None]) -> list[TrialRecord]:
+    """The search with other numbers for its confirmations, by trial and place; without those that have none."""
+    changed = []
+    for record in records:
+        trial, place = divmod(record.trial.number - 1_000_000, 1_000)
+        metrics = change(trial, place) if trial >= 0 else {}
+        if metrics is not None:
+            changed.append(replace(record, metrics={**record.metrics, **metrics}))
+    return changed
+
+
+def test_winners_are_compared_seed_by_seed_where_a_replicate_is_missing() -> None:
+    """Each seed has a loss of its own, far larger than the difference."""
+    offsets = (0.0, 0.1, 0.35)
+
+    def change(trial: int, place: int) -> dict[str, float] | None:
+        return None if (trial, place) == (0, 0) else {"val/mse": 1 + offsets[place] - 0.01 * trial + 1e-4 * place * trial}
+
+    best = claims_of("winners", replicates(searched(), change), "latent_size")[0]
+    assert best.is_resolved
+    assert best.numbers["trial"] == 1
+    alone, _ = claims_of("winners", replicates(searched(), lambda trial, place: None if place == trial else {}), "latent_size")
+    assert not alone.is_resolved  # one seed in common tells nothing
+
+
+def test_what_is_said_of_luck_follows_from_its_interval() -> None:
+    """Higher losses are luck, lower ones are not, and where both may be it is open."""
+    said = []
+    for first, second in ((1.2, 1.21), (0.9, 0.91), (0.9, 1.2)):
+        times = (first, second)
+        found = replicates(searched(), lambda trial, place, times=times: {"val/mse": (0.010 + 0.001 * trial) * times[trial]})  # type: ignore[misc]
+        said.append(claims_of("winners", found, "latent_size")[1])
+    assert [claim.is_resolved for claim in said] == [True, True, False]
+    endings = ("a winner is partly a lucky one.", "they were not lucky.", "whether they were lucky is not resolved.")
+    assert all(claim.text.endswith(ending) for claim, ending in zip(said, endings, strict=True))
+
+
+def test_the_best_winner_is_told_with_what_flatters_it_and_no_impossible_correlation() -> None:
+    """An interval of a correlation ends at 0 and 1."""
+    found = replicates(searched(), lambda trial, place: {"max_latent_correlation": (0.1, 0.4, 0.9)[place]})
+    best = claims_of("winners", found, "latent_size")[0]
+    assert "a largest correlation of 0.47 (95 % interval 0.00 to 1.00)" in best.text
+    assert best.text.endswith("It was named by these seeds, which flatters its interval.")
+
+
 # --- stability, and the page
 
 
@@ -316,7 +362,49 @@ def test_seeds_that_find_the_same_space_agree_by_cka_and_unit_by_unit_only_if_th
 def test_few_seeds_have_no_agreement() -> None:
     """A sweep with three seeds is no study of stability, and nothing is read for it."""
     records = made_up_sweep(("base",), (4, 8), seeds=3)
-    assert study_charts(evidence_of(records), seeds_reader(records, own_units=True)) == {}
+    evidence = read_evidence(summarize(records, ("latent_size",), len(records)), seeds_reader(records, own_units=True))
+    assert evidence is not None
+    assert evidence.agreements == {}
+    assert study_charts(evidence, seeds_reader(records, own_units=True)) == {}
+    assert find_stability(evidence) == []
+
+
+@pytest.mark.parametrize("own_units", [True, False])
+def test_seeds_are_said_to_agree_on_what_they_agree_on(own_units: bool) -> None:
+    """On space and units, or on the space alone: turned at random, units agree no more than 0.9 of themselves."""
+    records = made_up_sweep(("base",), (4, 8), seeds=6)
+    claims = find_in(summarize(records, ("latent_size",), len(records)), seeds_reader(records, own_units))
+    (claim,) = (each for each in claims if each.topic == "stability")
+    assert claim.text.startswith("Two seeds of base agree on the space of the latents more than by chance (linear CKA 1.00")
+    assert "unit by unit more than by chance" in claim.text
+    assert claim.is_resolved
+    units = [claim.numbers[f"best-match correlation, d = {size}"] for size in (4, 8)]
+    assert (min(units) > 0.999) == own_units
+    assert set(claim.run_ids) == {record.run_id for record in records}
+
+
+def test_sizes_with_few_seeds_are_left_out_of_the_agreement() -> None:
+    """Of the others the report is made as ever, where seeds were added to one size or their trials failed."""
+    records = [
+        each
+        for each in made_up_sweep(("base",), (4, 8), seeds=6)
+        if each.trial.config.latent_size == 4 or each.trial.config.seed < 1
+    ]
+    files = report_files(
+        replace(ABOUT, layout=Layout(("latent_size",), ("val/mse",), "grid", 0, "c")), records, seeds_reader(records, True)
+    )
+    page = files["report.html"].decode()
+    assert ">Agreement between seeds<" in page
+    assert "at d = 4, by chance" in page
+    assert "at d = 8, by chance" not in page
+    read = [0]
+
+    def counting(run_id: str, path: str) -> bytes:
+        read[0] += path == "latents/test_codes.npz"
+        return seeds_reader(records, True)(run_id, path)
+
+    report_files(replace(ABOUT, layout=Layout(("latent_size",), ("val/mse",), "grid", 0, "c")), records, counting)
+    assert read[0] == 6  # each code once
 
 
 ABOUT = About("t", "q?", "0" * 16, "r" * 32, "1", "sqlite:///mlflow.db")

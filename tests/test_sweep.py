@@ -334,7 +334,7 @@ def test_the_best_trials_of_a_search_come_again_from_fresh_seeds(tmp_path: Path)
 
 
 def test_a_search_whose_space_is_exhausted_says_so(tmp_path: Path) -> None:
-    """It ends with what there was, and the same command does nothing more."""
+    """It ends with what there was; the same command does nothing more, and says it again."""
     file = make_study_file(tmp_path, grid={}, sampler="random", trials=9, round_size=4)
 
     def space(trial: Any) -> TrialConfig:
@@ -343,8 +343,10 @@ def test_a_search_whose_space_is_exhausted_says_so(tmp_path: Path) -> None:
     plan, tracker, display = make_plan(replace(file, search_space=space), Request(device="cpu")), NullTracker(), QuietDisplay()
     outcome = run_sweep(plan, INLINE, tracker, display)
     assert sorted(config.latent_size for config in numbers(outcome)) == [1, 2, 3]
-    assert any("ended with 3 of 9 trials" in note for note in display.notes)
-    assert run(plan, tracker=tracker).was_finished
+    again = QuietDisplay()
+    assert run_sweep(plan, INLINE, tracker, again).was_finished
+    for notes in (display.notes, again.notes):
+        assert [note for note in notes if "ended SHORT, with 3 of 9 trials" in note] == notes[-1:]
 
 
 def test_no_more_groups_are_under_way_than_the_executor_has_slots(plan: SweepPlan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,15 +86,23 @@ def one_layer(layers: list[nn.Linear]) -> nn.Linear:
     is_affine=st.booleans(),
     seed=st.integers(0, 2**31 - 1),
 )
-def test_layers_without_activations_are_one_layer(sizes: list[int], is_affine: bool, seed: int) -> None:
-    """A composition of linear maps is linear and one of affine maps affine, with the products of the weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        layers = [nn.Linear(first, second, bias=is_affine).double() for first, second in itertools.pairwise(sizes)]
-        points = torch.randn(5, sizes[0], dtype=torch.float64)
+def test_encoders_without_activations_are_one_layer(sizes: list[int], is_affine: bool, seed: int) -> None:
+    """A composition of ``linear`` encoders, each on the code of the one before, is one affine map: the product of the weights.
+
+    Without biases it is linear.
+    """
+    config = resolve(TrialConfig(architecture="linear", seed=seed))
+    encoders = [
+        build((1, 1, first), replace(config, latent_size=second)).encoder.double() for first, second in itertools.pairwise(sizes)
+    ]
+    layers = [module for encoder in encoders for module in encoder.modules() if isinstance(module, nn.Linear)]
+    assert len(layers) == len(encoders)
+    for layer in layers:
+        layer.bias.data *= is_affine
+    images = random_images(5, (1, 1, sizes[0]), seed)
     one = one_layer(layers)
-    torch.testing.assert_close(nn.Sequential(*layers)(points), one(points), rtol=EXACT, atol=EXACT)
-    assert is_affine or not one.bias.any()
+    torch.testing.assert_close(nn.Sequential(*encoders)(images), one(images.flatten(1)), rtol=EXACT, atol=EXACT)
+    assert bool(one.bias.any()) == is_affine
 
 
 @pytest.mark.parametrize("copies", [1, 2, 5])
@@ -269,6 +277,36 @@ def test_where_the_hessian_is_positive_definite_all_nearby_loss_is_larger(seed: 
     step *= radius / step.norm()
     gain = float(loss(at + step) - loss(at))
     assert gain >= 0.5 * smallest * radius**2 * (1 - 1e-6)  # the loss is quadratic here: the bound is Taylor's, exactly
+
+
+def best_sigmoid_decoder(seed: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """The same of a decoder that ends in a sigmoid, whose loss is not quadratic; by Newton's method from the mean image."""
+    net = autoencoder("linear", SMALL, latent_size=2, output_activation="sigmoid")
+    images = random_images(30, SMALL, seed)
+    layer = next(module for module in net.decoder.modules() if isinstance(module, nn.Linear))
+    layer.weight.data, layer.bias.data = torch.zeros_like(layer.weight), images.flatten(1).mean(dim=0).logit()
+    loss, at = loss_of_weights(net.decoder, net.encoder(images), images)
+    for _ in range(20):
+        at = at - torch.linalg.solve(parameter_hessian(loss, at), grad(loss)(at))
+    return loss, at
+
+
+@settings(max_examples=25, deadline=None, database=None)
+@given(seed=st.integers(0, 2**31 - 1), radius=st.floats(1e-4, 1e-3))
+def test_where_the_loss_is_not_quadratic_the_condition_holds_nearby(seed: int, radius: float) -> None:
+    """At the optimum of a sigmoid decoder: within a small radius half of what the Hessian promises is left at the least.
+
+    Farther away it may be less: the second derivatives differ from place to place.
+    """
+    loss, at = best_sigmoid_decoder(seed % 5)
+    hessian = parameter_hessian(loss, at)
+    assert float(grad(loss)(at).abs().max()) < EXACT
+    smallest = float(torch.linalg.eigvalsh(hessian).min())
+    assert smallest > 0
+    step = torch.randn(at.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    step *= radius / step.norm()
+    assert float(loss(at + step) - loss(at)) >= 0.25 * smallest * radius**2
+    assert not torch.allclose(parameter_hessian(loss, at + 1000 * step), hessian, rtol=1e-3)
 
 
 def test_a_stationary_point_with_a_negative_curvature_is_a_saddle() -> None:

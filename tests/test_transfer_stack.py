@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,7 +46,8 @@ def frozen(size: int, seed: int, draws: int = 2, labels: int = 20) -> TransferTa
     """Codes of some size, with a test set of their own."""
     parts = [labelled(labels, 10 * seed + draw, size) for draw in range(draws)]
     reference = labelled(50, 100 + seed, size).inputs
-    return TransferTask(nn.Identity(), parts, labelled(TESTED, 200 + seed, size), reference, CLASSES, EPOCHS, 1000 * seed)
+    tested, validated = labelled(TESTED, 200 + seed, size), labelled(TESTED, 300 + seed, size)
+    return TransferTask(nn.Identity(), parts, tested, reference, CLASSES, EPOCHS, 1000 * seed, validated)
 
 
 IMAGES = [labelled(20, seed, 1, 6, 6) for seed in (1, 2)]
@@ -79,6 +82,22 @@ def assert_close(outcomes: Sequence[TransferOutcome], expected: Sequence[Transfe
         np.testing.assert_allclose(one.curves[..., LOSS_COLUMNS], other.curves[..., LOSS_COLUMNS], rtol=rounding)
         np.testing.assert_allclose(one.curves[..., ACCURACY_COLUMNS], other.curves[..., ACCURACY_COLUMNS], atol=1 / 20 + 1e-9)
         np.testing.assert_allclose(one.accuracies, other.accuracies, atol=1 / TESTED + 1e-9)
+        assert (one.validation is None) == (other.validation is None)
+        if one.validation is not None and other.validation is not None:
+            np.testing.assert_allclose(one.validation, other.validation, atol=1 / TESTED + 1e-9)
+
+
+def test_validation_inputs_change_no_other_number_and_are_seen_by_the_same_nets() -> None:
+    """Those of the test inputs have the test accuracies."""
+    task = frozen(3, 0)
+    for way in (classify, lambda task: classify_all([task])[0]):
+        without, again = way(replace(task, validation=None)), way(replace(task, validation=task.test))
+        assert torch.equal(without.accuracies, again.accuracies)
+        assert torch.equal(without.curves, again.curves)
+        assert again.validation is not None
+        assert torch.equal(again.validation, again.accuracies)
+        assert math.isnan(without.validation_accuracy)
+        assert again.validation_accuracy == again.accuracy
 
 
 @pytest.mark.parametrize("kind", KINDS)
