@@ -40,6 +40,20 @@ class StoreError(UserError):
         super().__init__(f"{self.cause_line}: {step}")
 
 
+class LoginError(UserError):
+    """A server that does not take the login, or gives it no permission: to wait for it, as for one that is away, is no use."""
+
+    def __init__(self, address: str, cause: str, step: str) -> None:
+        """Builds the line.
+
+        Args:
+            address: Of the server, as it may be shown.
+            cause: What it has against the login.
+            step: What the user may do.
+        """
+        super().__init__(f"the tracking store {address} cannot be used: {cause}: {step}")
+
+
 class TrashedError(UserError):
     """A run that somebody has put in MLflow's trash while it was under way."""
 

@@ -20,7 +20,17 @@ from harness.config import EpochLog, Trial, TrialRecord, TrialResult
 from harness.journal import Header, Journal, Write
 from harness.outage import JournaledRuns, Patience, Writer
 from harness.reader import ENDS, FAILED_BEFORE_TAG, PRUNED_TAG, StoredRun, StoreReader, finite
-from harness.runs import MlflowRuns, explained, explains, find_experiment, open_client, register_best, source_tags, write_view
+from harness.runs import (
+    MlflowRuns,
+    explained,
+    explains,
+    find_experiment,
+    is_forbidden,
+    open_client,
+    register_best,
+    source_tags,
+    write_view,
+)
 from harness.store import absolute, ask_store, database_path, store_uri, without_password
 from harness.tracker import OpenSweep, Publication, Status, SweepInfo
 
@@ -254,11 +264,18 @@ class MlflowTracker:
         return OpenSweep(parent.run_id, parent.experiment_id, records, attempts, self._failed_before, was_finished, notes)
 
     def _clear_away(self, runs: Iterable[StoredRun]) -> None:
-        """Ends runs and puts them in the trash, which keeps how often each trial was begun."""
+        """Ends runs and puts them in the trash, which keeps how often each trial was begun.
+
+        Who may write in an experiment need not be allowed to delete in it: a run that was cut off then stays as KILLED.
+        """
         for run in runs:
             if run.status not in ("KILLED", "FAILED"):
                 self.stop_trials([run.run_id], "interrupted")
-            self._client.delete_run(run.run_id)
+            try:
+                self._client.delete_run(run.run_id)
+            except Exception as error:  # MLflow's, of which only the code tells what it means
+                if run.has_ended or not is_forbidden(error):  # with a failed run beside it a trial would have two ends
+                    raise
 
     def _create(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
         content = {"experiment_id": experiment_id, "name": name, "tags": dict(tags), "time": _now()}

@@ -16,7 +16,7 @@ from harness.claims import private_name
 from harness.rules import UserError
 from harness.runs import explained
 from harness.server import PASSWORD, USERNAME, take_login, too_old, why_away
-from harness.store import StoreError, check_store, store_uri
+from harness.store import LoginError, check_store, store_uri
 
 SECRET = "s3cr:t/@"  # noqa: S105
 
@@ -127,8 +127,8 @@ def test_an_older_server_is_refused_in_one_line() -> None:
 class _RefusalError(Exception):
     """An error of MLflow's, or of the library under it."""
 
-    def __init__(self, code: str = "", status: int = 0) -> None:
-        super().__init__(f"API request failed: {SECRET}")
+    def __init__(self, code: str = "", status: int = 0, text: str = SECRET) -> None:
+        super().__init__(f"API request failed: {text}")
         self.error_code, self.response = code, type("Response", (), {"status_code": status})()
 
 
@@ -150,6 +150,17 @@ def test_a_refused_login_says_which_variables_hold_it(
         monkeypatch.setenv(USERNAME, name)
         monkeypatch.setenv(PASSWORD, SECRET)
     told = explained("http://host", error)
-    assert isinstance(told, StoreError)
+    assert isinstance(told, LoginError)
     assert f"{words}: set {USERNAME} and {PASSWORD}" in str(told)
     assert SECRET not in str(told)
+
+
+@pytest.mark.parametrize("code", ["PERMISSION_DENIED", ""])
+def test_a_server_that_goes_by_another_name_is_no_matter_of_permission(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one behind a proxy that was not told its name: the login is not to blame, and the line says what is."""
+    monkeypatch.setenv(USERNAME, "ann")
+    told = explained("https://host", _RefusalError(code, 403, "Invalid Host header - possible DNS rebinding attack detected"))
+    assert isinstance(told, LoginError)
+    assert "does not answer to the name in this address (Invalid Host header): add that name" in str(told)
+    assert "--allowed-hosts" in str(told)
+    assert "permission" not in str(told)
