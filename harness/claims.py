@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-from harness.rules import UserError
-from harness.store import ARTIFACT_FOLDER, database_path, without_password
+from harness.rules import UserError, without_password
+from harness.store import ARTIFACT_FOLDER, database_path
 
 HEARTBEAT_SECONDS = 60
 """So often a sweep says in a store of several machines that it is running, where it writes that often."""

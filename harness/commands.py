@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from harness.rules import UserError, one_line
+from harness.rules import UserError, one_line, without_passwords
 
 DONE, NOT_ALL, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit codes. ``NOT_ALL``: the command came to its end, and not all of what it was to do is as it should be."""
@@ -21,7 +21,7 @@ def run_command(command: Callable[[], int], interrupted: Callable[[], str]) -> i
     try:
         return command()
     except UserError as error:
-        code, line = WRONG_INPUT, f"error: {one_line(str(error))}"
+        code, line = WRONG_INPUT, f"error: {without_passwords(one_line(str(error)))}"
     except KeyboardInterrupt:
         code, line = INTERRUPTED, interrupted()
     sys.stderr.write(f"{line}\n")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from harness.journal import Write
-from harness.rules import UserError
+from harness.rules import UserError, without_password
 from harness.server import PASSWORD, USERNAME
 from harness.store import (
     LoginError,
@@ -27,7 +27,6 @@ from harness.store import (
     initialise,
     is_missing,
     local_folder,
-    without_password,
 )
 from harness.tracker import Publication
 

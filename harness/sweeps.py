@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness.about import TAG, Layout
 from harness.config import TrialRecord
 from harness.reader import StoredRun, StoreReader
-from harness.rules import UserError, nearest, shown, unknown
-from harness.store import without_password
+from harness.rules import UserError, nearest, shown, unknown, without_password
 from harness.tables import table_axes, trial_row
 from harness.where import select
 

@@ -20,6 +20,7 @@ from harness.config import EpochLog, Trial, TrialRecord, TrialResult
 from harness.journal import Header, Journal, Write
 from harness.outage import JournaledRuns, Patience, Writer
 from harness.reader import ENDS, FAILED_BEFORE_TAG, PRUNED_TAG, StoredRun, StoreReader, finite
+from harness.rules import without_password
 from harness.runs import (
     MlflowRuns,
     explained,
@@ -31,7 +32,7 @@ from harness.runs import (
     source_tags,
     write_view,
 )
-from harness.store import absolute, ask_store, database_path, store_uri, without_password
+from harness.store import absolute, ask_store, database_path, store_uri
 from harness.tracker import OpenSweep, Publication, Status, SweepInfo
 
 EPOCH_METRICS = {

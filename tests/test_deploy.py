@@ -149,6 +149,7 @@ if [ "$1" = start ]; then echo "$RAY_TMPDIR" >"$RECORD.tmpdir"; exec sleep 60; f
 PYTHON = """\
 #!/bin/sh
 # A sweep that ends as $SWEEP says: at the first signal, at the second, or by itself.
+[ "$1" != -c ] || exit 0
 trap 'signals="$signals."; [ "$signals" != "$SWEEP" ] || exit 130' TERM
 : >"$RECORD.begun"
 while [ -n "$SWEEP" ]; do sleep 0.1; done
