@@ -62,13 +62,13 @@ class Team:
         """Kills the server."""
         self.running.close()
 
-    def add_user(self) -> None:
-        """Makes the user, as the server's administrator does."""
+    def add_user(self, uri: str = "") -> None:
+        """Makes the user, as the server's administrator does; on another server with the same passwords where one is given."""
         login = b64encode(f"{ADMIN}:{self.admin_password}".encode()).decode()
         content = json.dumps({"username": USER, "password": self.password}).encode()
         headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
         with urllib.request.urlopen(
-            urllib.request.Request(f"{self.uri}/api/2.0/mlflow/users/create", content, headers), timeout=20
+            urllib.request.Request(f"{uri or self.uri}/api/2.0/mlflow/users/create", content, headers), timeout=20
         ):
             pass
 
@@ -219,10 +219,11 @@ def test_who_may_only_read_is_told_so_at_once_and_who_may_edit_goes_on(team: Tea
     Who may edit may not delete: of a sweep that was cut off the runs stay, as KILLED, and it goes on.
     """
     port, admin = free_port(), {USERNAME: ADMIN, PASSWORD: team.admin_password}
-    auth = {"database": team.database.uri("auth"), "password": team.admin_password, "permission": permission}
+    auth = {"database": f"sqlite:///{tmp_path}/auth.db", "password": team.admin_password, "permission": permission}
     store = f"sqlite:///{tmp_path}/server.db"
     small = [word for index, word in enumerate(SMALL) if not _is_replaced(SMALL, index)]
     with mlflow_server(tmp_path / "server", store, port, auth) as uri:
+        team.add_user(uri)
         words = [*small, "--executor", "inline", "--tracking-uri", uri]
         run([*words, "--set", "latent_size=2", "--seeds", "1"], tmp_path, admin)
         words += ["--set", "latent_size=3", "--seeds", "2"]
