@@ -115,7 +115,8 @@ def mlflow_server(
         folder: For its files and what it says.
         store: Address of its backend store, which no argument of a process has.
         port: On 127.0.0.1.
-        auth: With basic authentication: the ``database`` of the users, and the ``password`` of the first, ``ADMIN``.
+        auth: With basic authentication: the ``database`` of the users, the ``password`` of the first, ``ADMIN``, and the
+            ``permission`` that the others have on what is not theirs; none where it is left out.
         workers: Processes that answer.
         python_path: Where Python looks for modules first, for another version of MLflow.
     """
@@ -137,7 +138,7 @@ def mlflow_server(
 
 def _auth_variables(folder: Path, auth: Mapping[str, str]) -> dict[str, str]:
     settings = {
-        "default_permission": "NO_PERMISSIONS",
+        "default_permission": auth.get("permission", "NO_PERMISSIONS"),
         "database_uri": auth["database"].replace("%", "%%"),
         "auth_cache_ttl_seconds": "60",
     }

@@ -13,6 +13,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 HOST = os.environ.get("POSTGRES_HOST", "postgres:5432")
+OWN_HOSTS = "mlflow:5000,localhost:5000,127.0.0.1:5000"
+"""By these it is asked from beside it; a proxy passes on a name of its own, which ALLOWED_HOSTS has to hold."""
 
 
 def address(database: str) -> str:
@@ -25,7 +27,7 @@ def main() -> None:
     """Writes the settings and becomes the server."""
     settings = configparser.ConfigParser(interpolation=None)
     settings["mlflow"] = {
-        "default_permission": os.environ.get("DEFAULT_PERMISSION", "READ"),
+        "default_permission": os.environ.get("DEFAULT_PERMISSION") or "EDIT",
         "database_uri": address("auth").replace("%", "%%"),  # MLflow reads it with interpolation
         "auth_cache_ttl_seconds": "60",  # else every request of a sweep pays for a password hash
     }
@@ -38,9 +40,9 @@ def main() -> None:
         "MLFLOW_BACKEND_STORE_URI": address("mlflow"),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    hosts = os.environ.get("ALLOWED_HOSTS", "mlflow:5000,localhost:5000,127.0.0.1:5000")
+    hosts = ",".join(filter(None, (OWN_HOSTS, os.environ.get("ALLOWED_HOSTS"))))
     words = ["--host", "0.0.0.0", "--port", "5000", "--allowed-hosts", hosts, "--artifacts-destination", "/artifacts"]  # noqa: S104
-    words += ["--app-name", "basic-auth", "--workers", os.environ.get("SERVER_WORKERS", "1")]
+    words += ["--app-name", "basic-auth", "--workers", os.environ.get("SERVER_WORKERS") or "1"]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *words])  # noqa: S606
 
 

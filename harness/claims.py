@@ -6,19 +6,23 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-from harness.rules import UserError
-from harness.store import ARTIFACT_FOLDER, database_path, without_password
+from harness.rules import UserError, without_password
+from harness.store import ARTIFACT_FOLDER, database_path
 
 HEARTBEAT_SECONDS = 60
-"""So often a sweep says in a store of several machines that it is running, where it writes that often."""
+"""So often a sweep says in a store of several machines that it is running."""
 
 HEARTBEAT_LASTS_SECONDS = 600
-"""So long others take it for running after that: a segment of a long training may take minutes."""
+"""So long others take it for running after that: the store may be away, and a task of ``inline`` may take minutes."""
+
+JOB, RESTART = "SLURM_JOB_ID", "SLURM_RESTART_COUNT"
+"""Where Slurm says which job this is, and how often it was queued again."""
 
 
 def private_folder(uri: str, kind: str) -> Path:
@@ -112,7 +116,19 @@ def _is_running(pid: int) -> bool:
 
 def heartbeat() -> str:
     """Who runs a sweep and when it was last heard of, for a store that other machines use too."""
-    return json.dumps({"pid": os.getpid(), "host": platform.node(), "at": round(time.time())})
+    return json.dumps({"pid": os.getpid(), "host": platform.node(), "at": round(time.time()), **_job()})
+
+
+def _job() -> dict[str, str]:
+    """The job of a batch queue that this is, and how often it was queued again; empty where it is none."""
+    job = os.environ.get(JOB, "")
+    return {"job": job, "restart": os.environ.get(RESTART, "0")} if job else {}
+
+
+def _is_earlier_start(owner: Mapping[str, Any]) -> bool:
+    """Whether a sign of life is of this very job, before it was queued again: a job runs once at a time, on any host."""
+    own = _job()
+    return bool(own) and owner.get("job") == own["job"] and owner.get("restart") != own["restart"]
 
 
 def check_heartbeat(identity: str, beat: str) -> None:
@@ -125,7 +141,7 @@ def check_heartbeat(identity: str, beat: str) -> None:
         owner = json.loads(beat)
         age, pid = time.time() - owner["at"], int(owner["pid"])
         is_gone = owner["host"] == platform.node() and (pid == os.getpid() or not _is_running(pid))
-        if not is_gone and age < HEARTBEAT_LASTS_SECONDS:
+        if not is_gone and not _is_earlier_start(owner) and age < HEARTBEAT_LASTS_SECONDS:
             raise UserError(
                 f"the sweep {identity} is being run by another command: process {owner['pid']} on {owner['host']}, last heard of "
                 f"{max(age, 0):.0f} s ago: wait for it (if it is gone, {HEARTBEAT_LASTS_SECONDS / 60:g} minutes), "

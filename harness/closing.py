@@ -11,7 +11,7 @@ from harness.config import HEADLINES
 from harness.findings import FINDINGS, verdict
 from harness.measures import METRICS
 from harness.plan import SweepPlan
-from harness.store import without_password
+from harness.rules import without_password
 from harness.sweep import SweepOutcome
 
 LONGEST_TABLE = 40

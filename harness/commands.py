@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from harness.rules import UserError, one_line
+from harness.rules import UserError, one_line, without_passwords
 
 DONE, NOT_ALL, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit codes. ``NOT_ALL``: the command came to its end, and not all of what it was to do is as it should be."""
@@ -22,7 +22,7 @@ def run_command(command: Callable[[], int], interrupted: Callable[[], str]) -> i
     try:
         return command()
     except UserError as error:
-        code, line = WRONG_INPUT, f"error: {one_line(str(error))}"
+        code, line = WRONG_INPUT, f"error: {without_passwords(one_line(str(error)))}"
     except BrokenPipeError:  # such as `... | head`: nobody reads on, and what Python writes at its end would say so again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOT_ALL

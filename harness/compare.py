@@ -23,7 +23,7 @@ from harness.commands import DONE, run_command
 from harness.compare_options import Request
 from harness.config import HEADLINES
 from harness.disk import write_whole
-from harness.rules import UserError, user_path
+from harness.rules import UserError, user_path, without_password
 
 if TYPE_CHECKING:
     from harness.optuna_study import Study
@@ -135,7 +135,6 @@ def _compare(reader: StoreReader, sweeps: Sequence[StoredSweep], request: Reques
     from harness.comparison import compare
     from harness.differences import differences
     from harness.sheets import Comparison
-    from harness.store import without_password
 
     if request.baseline and len(sweeps) > 1:
         raise UserError("--baseline is for the groups of one sweep: of several, the first is what the others are compared with")
@@ -193,7 +192,6 @@ def _download(reader: StoreReader, sweeps: Sequence[StoredSweep], name: str) -> 
 
 def _store_studies(sweeps: Sequence[StoredSweep], request: Request) -> None:
     from harness.optuna_study import store_study
-    from harness.store import without_password
 
     address = without_password(request.optuna_storage)
     for sweep in sweeps:

@@ -337,6 +337,8 @@ class TrialResult:
         curves: Per-epoch numbers by metric name, the first for epoch 1.
         artifacts: File contents by path.
         reason: Why it did not finish; one line, empty if it did.
+        host: Of the worker that evaluated it; empty where none did.
+        device_name: The model of what that worker computed on.
     """
 
     config: TrialConfig
@@ -345,6 +347,8 @@ class TrialResult:
     curves: dict[str, tuple[float, ...]] = field(default_factory=dict)
     artifacts: dict[str, bytes] = field(default_factory=dict)
     reason: str = ""
+    host: str = ""
+    device_name: str = ""
 
 
 @dataclass(frozen=True)

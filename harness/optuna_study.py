@@ -14,9 +14,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial
 
 from harness.config import TrialRecord
-from harness.rules import UserError
+from harness.rules import UserError, without_password
 from harness.samplers import frozen, new_study, proposed
-from harness.store import is_mlflow_store, without_password
+from harness.store import is_mlflow_store
 
 LONGEST_CAUSE = 200
 

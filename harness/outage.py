@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from harness.journal import Header, Journal, JournalError, Write
 from harness.rules import UserError
-from harness.store import StoreError, TrashedError
+from harness.store import LoginError, StoreError, TrashedError
 
 RETRY_SECONDS = 5.0
 """The store is asked again when this time has passed since it was last asked."""
@@ -113,6 +113,7 @@ class JournaledRuns:
 
         Raises:
             StoreError: if the store has been away for too long.
+            LoginError: if the store does not take the login: that is no outage, and ends the sweep at once.
             JournalError: if the journal cannot be written either.
         """
         if self._journal is not None and self._is_time_to_ask():
@@ -165,7 +166,7 @@ class JournaledRuns:
         except TrashedError as error:
             self._patience.note(f"note: {error}: what was kept of it is dropped")
             return
-        except StoreError:
+        except (StoreError, LoginError):
             raise
         except UserError as error:
             raise JournalError(
@@ -216,6 +217,9 @@ class JournaledRuns:
             self.replay(self._journal, self._done)
         except StoreError:
             return False
+        except LoginError as error:
+            self._has_given_up = True
+            raise UserError(f"{error}; {self._what_replays()}") from None
         finally:
             self._asked = time.monotonic()
             self._pause = max(RETRY_SECONDS, WAITING_SHARE * (self._asked - began))

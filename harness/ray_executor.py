@@ -31,6 +31,9 @@ CONNECT_SECONDS = 5
 LOOK_SECONDS = 2.0
 """How often it is looked which nodes there are: those that join are used, and those that have left are no longer."""
 
+LEAST_AMOUNT = 0.0001
+"""Of a resource: Ray counts in units of it."""
+
 NO_NODE_MINUTES = 30.0
 """So long a sweep waits for a node that its tasks fit on, when there is none left."""
 
@@ -59,19 +62,29 @@ class RayExecutor:
         self._ray = _connect(wanted.address or os.environ.get("RAY_ADDRESS") or HERE, here, self._needs)
         self._limit = wanted.workers
         self._room, self._looked, self._room_since = 0, -math.inf, time.monotonic()
-        self._look()
-        if not self._room and not self._limit:
+        try:
+            self._prepare(wanted.set_up)
+        except BaseException:
             self._ray.shutdown()
-            raise UserError(f"no node of the Ray cluster has {_words(self._needs)}: {self._seen}; see --resources and --workers")
-        run = self._ray.remote(max_retries=0, max_calls=0)(_run)  # tried again by the sweep; and a worker stays, with a GPU too
-        self._task = run.options(**_task_options(self._needs))
-        self._set_up = self._ray.put(wanted.set_up)
+            raise
         self._lock = threading.Lock()
         self._waiting, self._running = deque[Call](), set[Call]()
         self._events: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._is_over = False
         self._thread = threading.Thread(target=self._serve, name="ray", daemon=True)
         self._thread.start()
+
+    def _prepare(self, set_up: Callable[[], None] | None) -> None:
+        """Looks at the nodes, and gives Ray what all tasks have in common."""
+        self._look()
+        if not self._room and not self._limit:
+            raise UserError(f"no node of the Ray cluster has {_words(self._needs)}: {self._seen}; see --resources and --workers")
+        run = self._ray.remote(max_retries=0, max_calls=0)(_run)  # tried again by the sweep; and a worker stays, with a GPU too
+        try:
+            self._task = run.options(**_task_options(self._needs))
+        except (TypeError, ValueError) as error:  # such as an amount that this kind of accelerator cannot be cut into
+            raise UserError(f"Ray does not take --resources {_words(self._needs)}: {' '.join(str(error).split())}") from None
+        self._set_up = self._ray.put(set_up)
 
     @property
     def workers(self) -> int:
@@ -193,7 +206,7 @@ def check_cluster(address: str, resources: Mapping[str, float]) -> None:
     """Checks what can be checked of a cluster without connecting to it.
 
     Raises:
-        UserError: if Ray is not installed, or the address is none.
+        UserError: if Ray is not installed, or the address is none, or an amount cannot be one.
     """
     if importlib.util.find_spec("ray") is None:
         raise UserError("--executor is 'ray', and Ray is not installed: pip install 'harness[ray]', or use --executor processes")
@@ -205,21 +218,32 @@ def check_cluster(address: str, resources: Mapping[str, float]) -> None:
         raise UserError(
             "--ray-address is ray://, which needs grpcio: pip install 'harness[ray]', or give HOST:PORT on a node of the cluster"
         )
+    for name, amount in resources.items():
+        if 0 < amount < LEAST_AMOUNT:
+            raise UserError(f"--resources has {name}={amount:g}: allowed are 0 and amounts of at least {LEAST_AMOUNT:g}")
     gpus = resources.get("GPU", 0)
     if gpus > 1 and gpus != int(gpus):
         raise UserError(f"--resources has GPU={gpus:g}: allowed are fractions of one GPU, and whole numbers")
 
 
 def task_needs(wanted: Wanted) -> dict[str, float]:
-    """What a task takes of a node: one core, and a GPU where it computes on one, unless something else is asked for."""
+    """What a task takes of a node: one core, and a GPU where it computes on one, unless something else is asked for.
+
+    Raises:
+        UserError: if it is to take nothing: Ray would put any number of such tasks anywhere, also on a head without cores.
+    """
     needs = {"CPU": 1.0, **({"GPU": 1.0} if wanted.device != "cpu" else {}), **wanted.resources}
-    return {name: amount for name, amount in needs.items() if amount}
+    if needs := {name: amount for name, amount in needs.items() if amount}:
+        return needs
+    raise UserError(
+        f"--resources {_words(wanted.resources)} is nothing: allowed are amounts of which one is above 0, such as CPU=0.5"
+    )
 
 
 def tasks_that_fit(node: Mapping[str, float], needs: Mapping[str, float]) -> int:
     """How many tasks a node has room for at a time; a fraction of a GPU is of one GPU."""
     counts = [_count(name, node.get(name, 0.0), amount) for name, amount in needs.items()]
-    return min(counts, default=1)
+    return min(counts)
 
 
 def _count(name: str, there: float, amount: float) -> int:
@@ -302,8 +326,10 @@ def _explained(error: BaseException) -> BaseException:
     if not isinstance(error, exceptions.RayError):
         return error
     cause = " ".join(str(error).split())[:300]
-    if isinstance(error, exceptions.RuntimeEnvSetupError | exceptions.AuthenticationError):
+    if isinstance(error, exceptions.AuthenticationError):
         return UserError(f"the Ray cluster cannot run a task: {cause}")
+    if isinstance(error, exceptions.RuntimeEnvSetupError):  # one sick node of many: no reason to end a sweep
+        return NodeLostError(f"a node could not set up a worker ({cause})")
     if isinstance(error, exceptions.NodeDiedError | exceptions.ObjectLostError):
         address = re.search(r"IP: ([^\s,]+)", cause)
         return NodeLostError(f"the node {address[1]} was lost" if address else "a node was lost")

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from harness.config import EndStatus, Trial, TrialConfig, TrialRecord
-from harness.rules import UserError
+from harness.rules import UserError, without_password
 from harness.runs import RunFiles, explains, is_refusal, no_garbage_collection, open_client
-from harness.store import HEALTH_TIMEOUT_SECONDS, database_path, store_uri, without_password
+from harness.store import HEALTH_TIMEOUT_SECONDS, database_path, store_uri
 
 if TYPE_CHECKING:
     from harness.runs import MlflowClient, Run

@@ -72,7 +72,7 @@ def _write(name: str, uri: str | None, output: str | None) -> str:
 
 def _about(sweep: StoredSweep, uri: str) -> About:
     from harness.about import TAG, About, Layout, facts_of
-    from harness.store import without_password
+    from harness.rules import without_password
 
     parent = sweep.parent
     layout = Layout.from_tag(parent.tags.get(TAG, ""))

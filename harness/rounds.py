@@ -153,6 +153,7 @@ def run_round(run: Run, executor: Executor, trials: list[Trial], records: Mappin
         if run.stop.is_set():
             active = {future: task for future, task in active.items() if not future.cancel()}
         done, _ = wait(active, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
+        run.tracker.beat()
         for future in done:
             task = active.pop(future)
             try:

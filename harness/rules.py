@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,17 @@ def one_line(text: str) -> str:
     """Spaces for line breaks, and escapes for what a terminal would obey: the names in it may be anybody's."""
     words = " ".join(text.split())
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in words)
+
+
+def without_passwords(text: str) -> str:
+    """A text as it may be shown: of the addresses in it, each without its password."""
+    return re.sub(r"\S+", lambda word: without_password(word[0]), text) if "://" in text else text
+
+
+def without_password(uri: str) -> str:
+    """An address as it may be shown: with no password before its last ``@`` or in an option, whatever characters it has."""
+    hidden = re.sub(r"(://(?!/)[^:@]*):.*@", r"\1:***@", uri)
+    return re.sub(r"(?i)([?&]\w*passw(?:or)?d=)[^&]*", r"\1***", hidden)
 
 
 def shown(value: object) -> str:

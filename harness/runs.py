@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from harness.journal import Write
-from harness.rules import UserError
+from harness.rules import UserError, without_password
 from harness.server import PASSWORD, USERNAME
 from harness.store import (
+    LoginError,
     StoreError,
     TrashedError,
     artifact_location,
@@ -26,7 +27,6 @@ from harness.store import (
     initialise,
     is_missing,
     local_folder,
-    without_password,
 )
 from harness.tracker import Publication
 
@@ -41,6 +41,9 @@ METRICS_A_BATCH = 1000
 
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
 """In MLflow's words: the store is there, and does not take what it was given. It will not take it later either."""
+
+INVALID_HOST = "Invalid Host header"
+"""What MLflow's server says, with the status of a lack of permission, to a request by a name that it was not told is its own."""
 
 MISTAKES = (TypeError, ValueError, LookupError, AttributeError)
 
@@ -87,6 +90,7 @@ class MlflowRuns:
 
         Raises:
             StoreError: if the store is away, or cannot be written for now.
+            LoginError: if the store does not take the login, or gives it no permission.
             TrashedError: if the run is in MLflow's trash.
             UserError: if the store does not take it.
         """
@@ -288,13 +292,13 @@ def explained(uri: str, error: Exception) -> UserError:
     """Turns whatever a store raises into one line that says which store and why.
 
     Returns:
-        A ``StoreError``, unless the store has answered that it does not take what it was given.
+        A ``StoreError``, unless the store has answered that it does not take what it was given, or from whom.
     """
     if isinstance(error, UserError):
         return error
     cause = " ".join(str(error).replace(uri, without_password(uri)).split())[:200] or type(error).__name__
     if refused := _login_fault(error):
-        return StoreError(without_password(uri), refused, f"set {USERNAME} and {PASSWORD}, or name another with --tracking-uri")
+        return LoginError(without_password(uri), *refused)
     away = StoreError(without_password(uri), cause)
     return UserError(str(away)) if is_refusal(error) or isinstance(error, MISTAKES) else away
 
@@ -304,18 +308,30 @@ def is_refusal(error: Exception) -> bool:
     return _code(error) in REFUSALS
 
 
-def _login_fault(error: Exception) -> str:
-    """What a server says of the login, where it is that which it does not like."""
-    name, status = os.environ.get(USERNAME), getattr(getattr(error, "response", None), "status_code", 0)
-    if _code(error) in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED") or status == 401:
-        return f"it does not take the login of {name!r}" if name else "it asks for a login"
-    if _code(error) == "PERMISSION_DENIED" or status == 403:
-        return f"{name!r} has no permission there" if name else "it gives no permission without a login"
-    return ""
+def is_forbidden(error: Exception) -> bool:
+    """Whether a server says that it knows whose the login is, and that this is not for him."""
+    return _code(error) == "PERMISSION_DENIED" or _status(error) == 403
+
+
+def _login_fault(error: Exception) -> tuple[str, ...]:
+    """What a server has against who asks, or against the address by which he asks, and what to do; empty where nothing."""
+    name, step = os.environ.get(USERNAME), f"set {USERNAME} and {PASSWORD}, or name another with --tracking-uri"
+    if _code(error) in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED") or _status(error) == 401:
+        return f"it does not take the login of {name!r}" if name else "it asks for a login", step
+    if not is_forbidden(error):
+        return ()
+    if INVALID_HOST in str(error):
+        step = "add that name, with its port, to the server's --allowed-hosts (in deploy/.env: ALLOWED_HOSTS)"
+        return f"it does not answer to the name in this address ({INVALID_HOST})", step
+    return f"{name!r} has no permission there" if name else "it gives no permission without a login", step
 
 
 def _code(error: Exception) -> str:
     return str(getattr(error, "error_code", ""))
+
+
+def _status(error: Exception) -> int:
+    return int(getattr(getattr(error, "response", None), "status_code", 0))
 
 
 def _dataset_input(content: Mapping[str, str]) -> Any:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from harness.rules import UserError
+from harness.rules import UserError, without_password
 from harness.server import OLDEST_VERSION, is_server, take_login, too_old, why_away
 
 Client = TypeVar("Client")
@@ -38,6 +37,20 @@ class StoreError(UserError):
         """
         self.cause_line = f"the tracking store {address} cannot be used: {cause}"
         super().__init__(f"{self.cause_line}: {step}")
+
+
+class LoginError(UserError):
+    """A server that does not take the login, or gives it no permission: to wait for it, as for one that is away, is no use."""
+
+    def __init__(self, address: str, cause: str, step: str) -> None:
+        """Builds the line.
+
+        Args:
+            address: Of the server, as it may be shown.
+            cause: What it has against the login.
+            step: What the user may do.
+        """
+        super().__init__(f"the tracking store {address} cannot be used: {cause}: {step}")
 
 
 class TrashedError(UserError):
@@ -72,12 +85,6 @@ def artifact_location(uri: str, experiment: str) -> str | None:
     """Where an experiment's files go: beside a SQLite file; nothing (the server decides) for any other store."""
     database = database_path(uri)
     return (database.parent / ARTIFACT_FOLDER / experiment).as_uri() if database else None
-
-
-def without_password(uri: str) -> str:
-    """The address as it may be shown."""
-    hidden = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", uri)
-    return re.sub(r"([?&]password=)[^&]*", r"\1***", hidden)
 
 
 def check_store(uri: str) -> None:

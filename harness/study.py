@@ -19,7 +19,7 @@ from harness import costs, options, processes
 from harness.commands import DONE, NOT_ALL, run_command
 from harness.library import StudyFile, list_studies, load_study
 from harness.options import Request
-from harness.rules import UserError, one_line
+from harness.rules import UserError, one_line, without_password
 
 if TYPE_CHECKING:
     from harness.config import StudyConfig, Trial
@@ -145,8 +145,6 @@ def _replay(request: Request) -> int:
 
 
 def _command(words: Sequence[str]) -> str:
-    from harness.store import without_password
-
     return f"python -m harness.study {shlex.join(map(without_password, words))}"
 
 

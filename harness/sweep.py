@@ -22,10 +22,9 @@ from harness.measures import METRICS
 from harness.plan import SweepPlan
 from harness.reporting import FINDINGS_FILE, PAGE_FILE, describe, read_findings, report_files
 from harness.rounds import EVALUATION_SHARE, Means, Run, run_round, trial_name
-from harness.rules import UserError
+from harness.rules import UserError, without_password
 from harness.search import GridSearch, SamplerSearch
 from harness.sensitivity import search_plots
-from harness.store import without_password
 from harness.tracker import OpenSweep, Publication, Status, SweepInfo, Tracker
 from harness.trial import set_up_worker
 from harness.views import view_tag

@@ -13,8 +13,7 @@ from harness.about import TAG, Layout
 from harness.config import TrialRecord
 from harness.confirmation import is_confirmation
 from harness.reader import StoredRun, StoreReader
-from harness.rules import UserError, nearest, shown, unknown
-from harness.store import without_password
+from harness.rules import UserError, nearest, shown, unknown, without_password
 from harness.tables import table_axes, trial_row
 from harness.where import select
 

@@ -20,8 +20,19 @@ from harness.config import EpochLog, Trial, TrialRecord, TrialResult
 from harness.journal import Header, Journal, Write
 from harness.outage import JournaledRuns, Patience, Writer
 from harness.reader import ENDS, FAILED_BEFORE_TAG, PRUNED_TAG, StoredRun, StoreReader, finite
-from harness.runs import MlflowRuns, explained, explains, find_experiment, open_client, register_best, source_tags, write_view
-from harness.store import absolute, ask_store, database_path, store_uri, without_password
+from harness.rules import without_password
+from harness.runs import (
+    MlflowRuns,
+    explained,
+    explains,
+    find_experiment,
+    is_forbidden,
+    open_client,
+    register_best,
+    source_tags,
+    write_view,
+)
+from harness.store import absolute, ask_store, database_path, store_uri
 from harness.tracker import OpenSweep, Publication, Status, SweepInfo
 
 EPOCH_METRICS = {
@@ -35,6 +46,8 @@ EPOCH_METRICS = {
 LONGEST_TAG = 7000
 BEAT_TAG = "harness.heartbeat"
 DIFF_TAG = "harness.git_diff"
+HOST_TAG, DEVICE_NAME_TAG = "harness.host", "harness.device_name"
+"""Of a sweep those of the command; of a trial those of the worker that evaluated it, and until then the command's."""
 
 
 class MlflowTracker:
@@ -103,7 +116,14 @@ class MlflowTracker:
         """Says that the sweep is running again."""
         self._parent_id = sweep.run_id
         self._set_status(sweep.run_id, "RUNNING")
-        self._beat()
+        self.beat()
+
+    @explains
+    def beat(self) -> None:
+        """Says on the parent run, once a minute, that this machine runs the sweep; a SQLite file has a lock for that."""
+        if self._parent_id and database_path(self.uri) is None and time.monotonic() - self._beat_at > HEARTBEAT_SECONDS:
+            self._beat_at = time.monotonic()
+            self._log_batch(self._parent_id, tags={BEAT_TAG: heartbeat()})
 
     @explains
     def start_trial(self, sweep: OpenSweep, trial: Trial, name: str, tags: Mapping[str, str]) -> str:
@@ -131,7 +151,6 @@ class MlflowTracker:
         """Adds the logs of some epochs, in one write."""
         points = [(name, getattr(log, field), log.epoch) for log in logs for name, field in EPOCH_METRICS.items()]
         self._log_batch(run_id, points)
-        self._beat()
 
     @explains
     def finish_trial(self, run_id: str, trial: Trial, result: TrialResult) -> TrialRecord:
@@ -139,10 +158,12 @@ class MlflowTracker:
         finals = [(name, value, result.config.epochs) for name, value in result.metrics.items() if name not in EPOCH_METRICS]
         curves = [(name, value, epoch) for name, values in result.curves.items() for epoch, value in enumerate(values, start=1)]
         tags = {"harness.reason": result.reason[:LONGEST_TAG]} if result.reason else {}
-        self._log_batch(run_id, finals + curves, tags | ({PRUNED_TAG: "true"} if result.status == "pruned" else {}))
+        tags |= {PRUNED_TAG: "true"} if result.status == "pruned" else {}
+        if result.host:
+            tags |= {HOST_TAG: result.host, DEVICE_NAME_TAG: result.device_name}
+        self._log_batch(run_id, finals + curves, tags)
         self._log_files(run_id, result.artifacts)
         self._set_status(run_id, ENDS[result.status])
-        self._beat()
         failed_before = trial.number in self._failed_before
         return TrialRecord(run_id, trial, result.status, finite(result.metrics), result.reason, failed_before)
 
@@ -255,11 +276,18 @@ class MlflowTracker:
         return OpenSweep(parent.run_id, parent.experiment_id, records, attempts, self._failed_before, was_finished, notes)
 
     def _clear_away(self, runs: Iterable[StoredRun]) -> None:
-        """Ends runs and puts them in the trash, which keeps how often each trial was begun."""
+        """Ends runs and puts them in the trash, which keeps how often each trial was begun.
+
+        Who may write in an experiment need not be allowed to delete in it: a run that was cut off then stays as KILLED.
+        """
         for run in runs:
             if run.status not in ("KILLED", "FAILED"):
                 self.stop_trials([run.run_id], "interrupted")
-            self._client.delete_run(run.run_id)
+            try:
+                self._client.delete_run(run.run_id)
+            except Exception as error:  # MLflow's, of which only the code tells what it means
+                if run.has_ended or not is_forbidden(error):  # with a failed run beside it a trial would have two ends
+                    raise
 
     def _create(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
         content = {"experiment_id": experiment_id, "name": name, "tags": dict(tags), "time": _now()}
@@ -281,12 +309,6 @@ class MlflowTracker:
     def _set_status(self, run_id: str, status: str) -> None:
         self._runs.write(Write("status", run_id, {"status": status, "time": _now()}))
 
-    def _beat(self) -> None:
-        """Says on the parent run, from time to time, that this machine runs the sweep; a SQLite file has a lock for that."""
-        if self._parent_id and database_path(self.uri) is None and time.monotonic() - self._beat_at > HEARTBEAT_SECONDS:
-            self._beat_at = time.monotonic()
-            self._log_batch(self._parent_id, tags={BEAT_TAG: heartbeat()})
-
 
 def _now() -> int:
     return int(time.time() * 1000)
@@ -301,7 +323,7 @@ def _dataset(info: SweepInfo) -> dict[str, str]:
 def _context_tags(device: str, changes: str) -> dict[str, str]:
     """Who and what made the runs, in MLflow's own words where it has them."""
     commit, dirty = provenance.git_state()
-    tags = {**source_tags(), "harness.host": platform.node(), "harness.device_name": provenance.device_name(device)}
+    tags = {**source_tags(), HOST_TAG: platform.node(), DEVICE_NAME_TAG: provenance.device_name(device)}
     if commit:
         tags |= {"mlflow.source.git.commit": commit, "harness.git_dirty": "true" if dirty else "false"}
     if changes:

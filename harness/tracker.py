@@ -99,6 +99,9 @@ class Tracker(Protocol):
     def resume_sweep(self, sweep: OpenSweep) -> None:
         """Says that the sweep is running again."""
 
+    def beat(self) -> None:
+        """Says that the sweep is still running; costs next to nothing, however often it is called."""
+
     def start_trial(self, sweep: OpenSweep, trial: Trial, name: str, tags: Mapping[str, str]) -> str:
         """Begins a trial's run; gives its id."""
 
@@ -159,6 +162,9 @@ class NullTracker:
     def resume_sweep(self, sweep: OpenSweep) -> None:
         """Says that the sweep is running again."""
         self.statuses[sweep.run_id] = "RUNNING"
+
+    def beat(self) -> None:
+        """Has nobody to tell."""
 
     def start_trial(self, sweep: OpenSweep, trial: Trial, name: str, tags: Mapping[str, str]) -> str:
         """Begins a trial's run; gives its id."""

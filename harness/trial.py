@@ -6,7 +6,7 @@ import itertools
 import logging
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -127,7 +127,9 @@ def evaluate_group(
         alive = [each for each in begun if isinstance(each, Evaluation)]
         if alive and placement.trainer != "plain":
             _transfer_together(alive, PRECISIONS[placement.precision])
-        return [each if isinstance(each, TrialResult) else _evaluate(each, measures) for each in begun]
+        results = [each if isinstance(each, TrialResult) else _evaluate(each, measures) for each in begun]
+    host, device_name = platform.node(), provenance.device_name(placement.device)
+    return [replace(result, host=host, device_name=device_name) for result in results]
 
 
 def _load(config: TrialConfig, state: TrainState, material: Material) -> Evaluation | TrialResult:

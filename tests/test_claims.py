@@ -119,3 +119,21 @@ def test_a_disk_that_takes_no_lock_is_said_to_be_one(tmp_path: Path) -> None:
         claim_sweep("sqlite:///mlflow.db", "one"),
     ):
         pass
+
+
+def test_a_job_that_was_queued_again_takes_its_own_sweep_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On whatever host: it runs once at a time. Another job, and another command of the same start of it, are refused."""
+    for name in (claims.JOB, claims.RESTART):
+        monkeypatch.delenv(name, raising=False)
+    without_job = heartbeat()
+    monkeypatch.setenv(claims.JOB, "17")
+    beat = heartbeat()
+    monkeypatch.setattr(platform, "node", lambda: "elsewhere")
+    for job, restart, other in (("17", "0", beat), ("18", "1", beat), ("17", "1", without_job)):
+        monkeypatch.setenv(claims.JOB, job)
+        monkeypatch.setenv(claims.RESTART, restart)
+        with pytest.raises(UserError, match="the sweep one is being run by another command"):
+            check_heartbeat("one", other)
+    monkeypatch.setenv(claims.JOB, "17")
+    monkeypatch.setenv(claims.RESTART, "1")
+    check_heartbeat("one", beat)

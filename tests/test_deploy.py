@@ -35,12 +35,35 @@ def test_every_service_is_pinned_watched_and_restarted() -> None:
     """Images have a version or are built here; nothing but the tracking server has a port, and that on this machine only."""
     services = compose()["services"]
     assert set(services) == {"postgres", "mlflow", "ray-head", "ray-worker"}
+    built = [service["image"] for service in services.values() if "build" in service]
+    assert len(set(built)) == len(built) == 2, "builds at a time that write the same image fail"
     for name, service in services.items():
-        assert "build" in service or re.search(r":\d+\.\d+", service["image"]), name
+        assert "build" in service or service["image"] in built or re.search(r":\d+\.\d+", service["image"]), name
         assert service["healthcheck"]["test"], name
         assert service["restart"] == "unless-stopped"
     assert [(name, each["ports"]) for name, each in services.items() if "ports" in each] == [("mlflow", ["127.0.0.1:5000:5000"])]
     assert "FROM python:3.11.14-slim-bookworm" in (DEPLOY / "Dockerfile").read_text()
+
+
+def test_what_the_servers_start_reads_can_be_set_from_outside() -> None:
+    """Every variable of it is passed on by the compose file, and those with a choice are in the example."""
+    services, example = compose()["services"], (DEPLOY / "env.example").read_text()
+    read = set(re.findall(r'os\.environ(?:\.get\(|\[)"(\w+)"', (DEPLOY / "serve.py").read_text())) - {"POSTGRES_HOST"}
+    passed = services["mlflow"]["environment"]
+    assert read <= passed.keys()
+    for name, value in passed.items():
+        if (found := re.match(r"\$\{(\w+):-", value)) and name != "MLFLOW_AUTH_ADMIN_USERNAME":
+            assert f"\n{found[1]}=" in example, name
+
+
+def test_ray_has_an_object_store_that_fits_into_its_shared_memory() -> None:
+    """Left to itself Ray takes a share of all memory, and a file on disk where that is more than there is."""
+    services = compose()["services"]
+    for name in ("ray-head", "ray-worker"):
+        size = next(int(found[1]) for word in services[name]["command"] if (found := re.search(r"RAY_OBJECT_STORE:-(\d+)", word)))
+        shared = re.fullmatch(r"\$\{RAY_SHM:-(\d+)gb\}", services[name]["shm_size"])
+        assert shared
+        assert 0.85 * int(shared[1]) * 1024**3 < size < 0.95 * int(shared[1]) * 1024**3
 
 
 def test_every_secret_comes_from_the_environment() -> None:
@@ -84,11 +107,15 @@ def test_the_server_starts_with_its_secrets_in_no_argument(monkeypatch: pytest.M
     started: list[list[str]] = []
     monkeypatch.setenv("POSTGRES_USER", "mlflow")
     monkeypatch.setenv("POSTGRES_PASSWORD", password)
+    monkeypatch.setenv("ALLOWED_HOSTS", "mlflow.example.org")
+    for name in ("DEFAULT_PERMISSION", "SERVER_WORKERS"):
+        monkeypatch.setenv(name, "")  # as the compose file passes on what is not set
     for name in ("MLFLOW_AUTH_CONFIG_PATH", "MLFLOW_BACKEND_STORE_URI", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"):
         monkeypatch.setenv(name, "")
     monkeypatch.setattr(os, "execv", lambda program, words: started.append(words))
     runpy.run_path(str(DEPLOY / "serve.py"), run_name="__main__")
     assert "basic-auth" in started[0]
+    assert started[0][started[0].index("--allowed-hosts") + 1] == "mlflow:5000,localhost:5000,127.0.0.1:5000,mlflow.example.org"
     assert not [word for word in started[0] if "p%" in word]
     from sqlalchemy.engine import make_url
 
@@ -97,12 +124,14 @@ def test_the_server_starts_with_its_secrets_in_no_argument(monkeypatch: pytest.M
     settings = configparser.ConfigParser()
     settings.read(path)
     assert make_url(settings["mlflow"]["database_uri"]).password == password
+    assert settings["mlflow"]["default_permission"] == "EDIT"
     assert path.stat().st_mode & 0o777 == 0o600
 
 
 SRUN = """\
 #!/bin/sh
 # Runs on this machine what Slurm would run on another.
+echo "$@" >>"$RECORD.srun"
 while [ "${1#--}" != "$1" ]; do shift; done
 exec "$@"
 """
@@ -112,23 +141,66 @@ if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >>"$RECORD"; fi
 """
 
 
+RAY = """\
+#!/bin/sh
+if [ "$1" = start ]; then echo "$RAY_TMPDIR" >"$RECORD.tmpdir"; exec sleep 60; fi
+[ -e "$RECORD.tmpdir" ]
+"""
+PYTHON = """\
+#!/bin/sh
+# A sweep that ends as $SWEEP says: at the first signal, at the second, or by itself.
+[ "$1" != -c ] || exit 0
+trap 'signals="$signals."; [ "$signals" != "$SWEEP" ] || exit 130' TERM
+: >"$RECORD.begun"
+while [ -n "$SWEEP" ]; do sleep 0.1; done
+exit 1
+"""
+
+
+def slurm(folder: Path, job: int, **programs: str) -> dict[str, str]:
+    """The environment of a job whose programs are scripts of a folder."""
+    (folder / "bin").mkdir()
+    for name, text in {"srun": SRUN, "scontrol": SCONTROL, **programs}.items():
+        (folder / "bin" / name).write_text(text)
+        (folder / "bin" / name).chmod(0o755)
+    return {
+        **os.environ,
+        "PATH": f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "RECORD": str(folder / "record"),
+        "SLURM_JOB_ID": str(job),
+        "SLURM_JOB_NODELIST": "two",
+        "SLURM_CPUS_PER_TASK": "3",
+    }
+
+
+@pytest.mark.parametrize(("sweep", "code"), [(".", 130), ("..", 130), ("", 1)])
+def test_a_job_is_queued_again_only_where_it_was_stopped(tmp_path: Path, sweep: str, code: int) -> None:
+    """A sweep that does not come to a good place soon is told a second time. All steps have the cores of the job's tasks."""
+    job = 10**8 + os.getpid()
+    environment = slurm(tmp_path, job, ray=RAY, python=PYTHON) | {"SWEEP": sweep, "HARNESS_STOP_SECONDS": "0.5"}
+    with subprocess.Popen([str(DEPLOY / "sweep.sbatch"), "any"], env=environment, stderr=subprocess.PIPE, text=True) as script:
+        while sweep and not (tmp_path / "record.begun").exists():
+            assert script.poll() is None
+            time.sleep(0.05)
+        if sweep:
+            script.send_signal(signal.SIGTERM)
+        _, err = script.communicate(timeout=60)
+    assert script.returncode == code, err
+    record = tmp_path / "record"
+    assert (record.read_text().split() if record.exists() else []) == (["requeue", str(job)] if sweep else [])
+    steps = (tmp_path / "record.srun").read_text().splitlines()
+    assert all({"--overlap", "--cpus-per-task=3"} <= set(step.split()) for step in steps)
+    assert [step for step in steps if f"--ray-client-server-port={20000 + job % 6000 * 2 + 1}" in step]
+    folder = Path((tmp_path / "record.tmpdir").read_text().strip())
+    assert str(job) in folder.name
+    assert not folder.exists()
+
+
 @pytest.mark.cluster
 def test_the_slurm_script_runs_a_sweep(tmp_path: Path) -> None:
     """Before the time limit it is stopped in order and the job queued again; the same job goes on, to its end."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o755)
-    environment = {
-        **os.environ,
-        "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "RECORD": str(tmp_path / "record"),
-        "SLURM_JOB_ID": str(os.getpid()),
-        "SLURM_JOB_NODELIST": "two",
-        "SLURM_CPUS_PER_TASK": "1",
-    }
+    environment = slurm(tmp_path, os.getpid())
     words = [str(DEPLOY / "sweep.sbatch"), *SMALL, "--json"]
     with subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
         while not (tmp_path / "mlflow.db").exists():

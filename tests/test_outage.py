@@ -24,7 +24,7 @@ from harness.plan import SweepPlan
 from harness.reader import read_children
 from harness.rules import UserError
 from harness.runs import MlflowRuns
-from harness.store import StoreError
+from harness.store import LoginError, StoreError
 from harness.study import main
 from harness.sweep import Means, run_sweep
 from harness.track import MlflowTracker
@@ -405,6 +405,31 @@ def test_what_the_store_refuses_is_no_outage(database: Path) -> None:
         tracker._runs.write(Write("status", "0" * 32, {"status": "FINISHED", "time": 1}))
     assert not isinstance(caught.value, StoreError)
     assert notes == []
+
+
+def test_a_login_that_is_refused_is_no_outage(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the sweep at once, and nothing is journaled; what a journal holds by then stays there, and the line says where."""
+    notes: list[str] = []
+    tracker = MlflowTracker(f"sqlite:///{database}", patience(notes))
+    journaled, refusal = tracker._journaled, LoginError("http://host", "'ann' has no permission there", "set the variables")
+    assert journaled is not None
+    faults = [refusal, StoreError("http://host", "no answer"), refusal]
+
+    def write(write: Write, again: bool = False) -> str:
+        """Fails."""
+        raise faults.pop(0)
+
+    monkeypatch.setattr(journaled._store, "write", write)
+    journaled.open(outage.Header("http://host", "s", "1"), [tmp_path / "j"])
+    one = Write("batch", "run", {"metrics": [("m", 1.0, 1, 1)]})
+    with pytest.raises(LoginError, match=r"'ann' has no permission there: set the variables$"):
+        journaled.write(one)
+    assert (notes, journals(tmp_path)) == ([], [])
+    journaled.write(one)
+    with pytest.raises(UserError, match=r"no permission there: .*results are kept in .*--replay") as caught:
+        journaled.settle()
+    assert not isinstance(caught.value, StoreError)
+    assert journals(tmp_path) == [tmp_path / "j"]
 
 
 def test_a_run_that_was_put_in_the_trash_meanwhile_holds_nothing_up(database: Path, tmp_path: Path) -> None:

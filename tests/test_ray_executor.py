@@ -28,7 +28,7 @@ from harness.rounds import Means
 from harness.rules import UserError
 from harness.sweep import run_sweep
 from harness.tracker import NullTracker
-from harness.workers import HUGE_PAGES, Wanted, WorkerDiedError
+from harness.workers import HUGE_PAGES, NodeLostError, Wanted, WorkerDiedError
 from tests.support import ROOT, TINY, make_study_file
 from tests.test_sweep import QuietDisplay, numbers, run
 
@@ -61,6 +61,22 @@ def test_a_task_takes_a_core_and_where_it_computes_on_one_a_gpu() -> None:
     assert task_needs(Wanted(device="cuda", resources={"GPU": 0.5, "CPU": 0.0, "big": 1.0})) == {"GPU": 0.5, "big": 1.0}
 
 
+def test_a_task_that_takes_nothing_is_refused() -> None:
+    """It would fit on a head that has no cores, and any number of them on every node."""
+    with pytest.raises(UserError, match="--resources CPU=0 is nothing: allowed are amounts of which one is above 0"):
+        task_needs(Wanted(resources={"CPU": 0.0}))
+
+
+@pytest.mark.cluster
+def test_a_node_that_cannot_set_a_worker_up_is_one_of_many() -> None:
+    """Its tasks are tried again elsewhere; a login that Ray refuses is the user's to mend."""
+    from ray import exceptions
+
+    explained = ray_executor._explained
+    assert isinstance(explained(exceptions.RuntimeEnvSetupError("no space left on device")), NodeLostError)
+    assert isinstance(explained(exceptions.AuthenticationError("no token")), UserError)
+
+
 @pytest.mark.parametrize(
     ("address", "resources", "missing", "parts"),
     [
@@ -70,6 +86,8 @@ def test_a_task_takes_a_core_and_where_it_computes_on_one_a_gpu() -> None:
         ("http://head:8265", {}, [], ["'http://head:8265'", "ray://HOST:PORT"]),
         ("head:port", {}, [], ["'head:port'"]),
         ("auto", {"GPU": 1.5}, [], ["GPU=1.5", "whole numbers"]),
+        ("auto", {"CPU": 0.00001}, [], ["CPU=1e-05", "0 and amounts of at least 0.0001"]),
+        ("auto", {"big": 0.00001}, [], ["big=1e-05"]),
     ],
 )
 def test_what_cannot_be_a_cluster_is_refused(
@@ -212,6 +230,16 @@ def test_what_no_node_has_is_said(cluster: Any) -> None:
         node = cluster.add_node(num_cpus=1, resources={"big": 1})
         assert future.result(SECONDS) == (2, 1)
     cluster.remove_node(node)
+
+
+@pytest.mark.cluster
+def test_what_ray_does_not_take_leaves_no_connection(cluster: Any) -> None:
+    """One line; the same program can connect again."""
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"Ray does not take --resources CPU=1, GPU=1\.5: "):
+            RayExecutor(Wanted(1, address=cluster.address, resources={"GPU": 1.5}), 1)
+    with RayExecutor(Wanted(address=cluster.address), 1) as executor:
+        assert executor.submit(divmod, 7, 3).result(SECONDS) == (2, 1)
 
 
 @pytest.mark.cluster

@@ -260,3 +260,28 @@ def test_a_full_disk_stops_the_sweep_in_one_line(
         run(plan, replace(means, executor="inline", checkpoints=small_disk("8k") / "checkpoints"), tracker)
     assert "RUNNING" not in tracker.statuses.values()
     assert numbers(run(plan, means, tracker)) == undisturbed
+
+
+def test_a_sweep_is_heard_of_while_a_long_segment_runs(plan: SweepPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Again and again: another machine must not take it for gone, and begin it as well."""
+
+    class Heard(NullTracker):
+        """Keeps in what order it was called."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls: list[str] = []
+
+        def beat(self) -> None:
+            """Is called."""
+            self.calls.append("beat")
+
+        def log_epochs(self, *arguments: Any) -> None:
+            """The same."""
+            super().log_epochs(*arguments)
+            self.calls.append("epochs")
+
+    monkeypatch.setattr(rounds, "LOOK_SECONDS", 0.01)
+    tracker = Heard()
+    run(plan, Means("processes", workers=1, group_size=4), tracker)
+    assert tracker.calls[: tracker.calls.index("epochs")].count("beat") > 3

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,7 @@ import time
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,13 +62,13 @@ class Team:
         """Kills the server."""
         self.running.close()
 
-    def add_user(self) -> None:
-        """Makes the user, as the server's administrator does."""
+    def add_user(self, uri: str = "") -> None:
+        """Makes the user, as the server's administrator does; on another server with the same passwords where one is given."""
         login = b64encode(f"{ADMIN}:{self.admin_password}".encode()).decode()
         content = json.dumps({"username": USER, "password": self.password}).encode()
         headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
         with urllib.request.urlopen(
-            urllib.request.Request(f"{self.uri}/api/2.0/mlflow/users/create", content, headers), timeout=20
+            urllib.request.Request(f"{uri or self.uri}/api/2.0/mlflow/users/create", content, headers), timeout=20
         ):
             pass
 
@@ -209,6 +210,46 @@ def test_a_user_without_permission_is_told_so(team: Team, tmp_path: Path, monkey
     _, err = run([str(study), *SMALL[1:], "--tracking-uri", team.uri], tmp_path, team.login, code=2)
     assert err.count("\n") == 1
     assert f"'{USER}' has no permission there" in err
+
+
+@pytest.mark.parametrize("permission", ["READ", "EDIT"])
+def test_who_may_only_read_is_told_so_at_once_and_who_may_edit_goes_on(team: Team, tmp_path: Path, permission: str) -> None:
+    """The administrator's experiment, and a second user with what the server gives everybody; a lack of it is no outage.
+
+    Who may edit may not delete: of a sweep that was cut off the runs stay, as KILLED, and it goes on.
+    """
+    port, admin = free_port(), {USERNAME: ADMIN, PASSWORD: team.admin_password}
+    auth = {"database": f"sqlite:///{tmp_path}/auth.db", "password": team.admin_password, "permission": permission}
+    store = f"sqlite:///{tmp_path}/server.db"
+    small = [word for index, word in enumerate(SMALL) if not _is_replaced(SMALL, index)]
+    with mlflow_server(tmp_path / "server", store, port, auth) as uri:
+        team.add_user(uri)
+        words = [*small, "--executor", "inline", "--tracking-uri", uri]
+        run([*words, "--set", "latent_size=2", "--seeds", "1"], tmp_path, admin)
+        words += ["--set", "latent_size=3", "--seeds", "2"]
+        if permission == "READ":
+            began = time.monotonic()
+            _, err = run(words, tmp_path, team.login, code=2)
+            assert time.monotonic() - began < 60
+            assert err.count("\n") == 1
+            assert f"'{USER}' has no permission there" in err
+            return
+        with command(words, tmp_path, team.login) as process:
+            _wait_until_it_runs(store, process)
+            process.kill()
+        _, err = run(words, tmp_path, team.login)
+        assert "permission" not in err
+
+
+def _wait_until_it_runs(store: str, process: subprocess.Popen[str]) -> None:
+    """Until a trial of the second user's has begun."""
+    query = "SELECT count(*) FROM runs JOIN tags USING (run_uuid) WHERE status = 'RUNNING' AND key = 'harness.trial'"
+    while True:
+        with closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as connection:
+            if connection.execute(query).fetchone()[0]:
+                return
+        assert process.poll() is None
+        time.sleep(0.05)
 
 
 def test_a_wrong_address_gets_one_line(tmp_path: Path) -> None:

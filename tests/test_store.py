@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from harness import store
-from harness.rules import UserError
-from harness.store import artifact_location, check_store, database_path, default_uri, initialise, without_password
+from harness.rules import UserError, without_password
+from harness.store import artifact_location, check_store, database_path, default_uri, initialise
 from harness.study import main
 
 
@@ -238,6 +238,10 @@ def test_an_address_that_leads_nowhere_is_refused(uri: str) -> None:
         ("http://user:a/secret@host", "http://user:***@host"),
         ("http://user:a@secret@host", "http://user:***@host"),
         ("postgresql://host/db?user=me&password=secret", "postgresql://host/db?user=me&password=***"),
+        ("http://team/user:secret@host", "http://team/user:***@host"),
+        ("postgresql://host/db?user=me&passwd=secret", "postgresql://host/db?user=me&passwd=***"),
+        ("postgresql://host/db?sslpassword=secret&PASSWORD=secret", "postgresql://host/db?sslpassword=***&PASSWORD=***"),
+        ("http://host:5000/base", "http://host:5000/base"),
         ("sqlite:///a:b@c.db", "sqlite:///a:b@c.db"),
         ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
     ],

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import multiprocessing
+import platform
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -16,6 +17,7 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
+from harness import track
 from harness.config import STAGE_METRICS, EpochLog, Trial, TrialResult
 from harness.models import resolve
 from harness.provenance import device_name
@@ -114,6 +116,38 @@ def test_the_sweep_is_finished_when_it_says_so(tracker: Tracker) -> None:
     tracker.finish_sweep(sweep, "FINISHED", {"reconstruction_loss": 0.1}, {"harness.best": "x"}, {"summary.json": b"{}"})
     assert tracker.open_sweep(INFO, fresh=False).was_finished
     assert tracker.read_file(sweep.run_id, "summary.json") == b"{}"
+
+
+def test_a_trial_says_who_evaluated_it(client: MlflowClient) -> None:
+    """The worker, where one did; a failure that the command itself writes down is the command's own."""
+    tracker = MlflowTracker(None)
+    for number, result, host in (
+        (0, replace(RESULT, host="node-7", device_name="a fast one"), "node-7"),
+        (1, RESULT, tracker.context.get("harness.host", platform.node())),
+    ):
+        _, run_id = begin(tracker, number=number)
+        tracker.finish_trial(run_id, Trial(number, CONFIG), result)
+        tags = client.get_run(run_id).data.tags
+        assert tags["harness.host"] == host
+        assert tags["harness.device_name"] == (result.device_name or device_name("cpu"))
+
+
+def test_a_sweep_is_heard_of_once_a_minute(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On its parent run, however often it is asked to say so; only once it is running, and not where a file is locked."""
+    tracker = MlflowTracker(None)
+    sweep = tracker.open_sweep(INFO, fresh=False)
+    beats: list[str] = []
+    monkeypatch.setattr(tracker, "_log_batch", lambda run_id, points=(), tags=None: beats.append(run_id))
+    tracker.resume_sweep(sweep)
+    tracker.beat()
+    assert beats == []
+    monkeypatch.setattr(track, "database_path", lambda uri: None)
+    for _ in range(3):
+        tracker.beat()
+    assert beats == [sweep.run_id]
+    tracker._beat_at -= track.HEARTBEAT_SECONDS + 1
+    tracker.beat()
+    assert beats == [sweep.run_id] * 2
 
 
 def test_runs_look_in_mlflow_as_the_design_says(client: MlflowClient) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import platform
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness import train, train_stack, transfer
+from harness import provenance, train, train_stack, transfer
 from harness.config import Placement, TrialConfig, TrialResult
 from harness.executors import EXECUTORS
 from harness.measures import METRICS
@@ -51,6 +52,7 @@ def test_a_trial_runs_alone_for_every_architecture(architecture: str, placement:
     segment = run_segment([config], None, config.epochs, placement)
     (result,) = evaluate_group([config], segment.states, placement)
     assert result.status == "finished"
+    assert (result.host, result.device_name) == (platform.node(), provenance.device_name("cpu"))
     assert {"reconstruction_loss", "max_latent_correlation", "transfer_accuracy", "val/mse"} <= result.metrics.keys()
     assert all(len(values) == config.transfer_epochs for values in result.curves.values())
     assert pickle.loads(pickle.dumps(result)) == result  # noqa: S301  # our own bytes
