@@ -43,7 +43,7 @@ def report_files(
     claims = kept_claims(find(evidence) if evidence else [], earlier, numbers)
     charts = pictures.charts(summary, read_file)
     files = pictures.picture_files(summary, charts, read_file)
-    own = study_charts(evidence, read_file) if evidence else {}
+    own = study_charts(evidence) if evidence else {}
     charts, files = charts | own, files | pictures.chart_files(own)
     dossier = Dossier(about, ordered, summary, evidence, claims, charts, files, read_file)
     sections = {key: section(dossier) for key, section in SECTIONS.items()}

@@ -11,6 +11,7 @@ from harness import wording
 from harness.agreement import MEASURES, Agreement, Codes, agreement_of
 from harness.evidence import Claim, Evidence
 from harness.pictures import ReadFile
+from harness.recorded import reading
 
 LEAST_SEEDS_OF_AGREEMENT = 5
 """Of a latent size; below that agreement between seeds is no question of the study."""
@@ -72,6 +73,7 @@ def _codes_by_size(evidence: Evidence, read_file: ReadFile) -> dict[int, list[Co
 def _codes_of(run_ids: Sequence[str], read_file: ReadFile) -> list[Codes]:
     found = []
     for run_id in run_ids:
-        with np.load(io.BytesIO(read_file(run_id, CODES_FILE)), allow_pickle=False) as arrays:
+        content = read_file(run_id, CODES_FILE)
+        with reading(run_id, CODES_FILE), np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             found.append(arrays["codes"])
     return found

@@ -9,22 +9,22 @@ from harness.evaluation import TRANSFER_MODES
 from harness.evidence import Evidence
 from harness.figures import Chart, HeatMap, LineFigure, Series
 from harness.lines import Line
-from harness.pictures import LABEL_FLOORS, X_LABEL, ReadFile
+from harness.pictures import LABEL_FLOORS, X_LABEL
 from harness.prefix_findings import nested_and_separate
 from harness.statistics import Interval, mean_interval
 from harness.tables import Row
 
 PATHS = {"linear": "codes on a line", "spherical": "codes on an arc", "decoded": "the pairs' own codes"}
 PATH_FLOORS = {"blend": "blended pixels", "data": "data"}
-Maker = Callable[[Evidence, ReadFile], Sequence[Chart]]
+Maker = Callable[[Evidence], Sequence[Chart]]
 
 
-def study_charts(evidence: Evidence, read_file: ReadFile) -> dict[str, Chart]:
+def study_charts(evidence: Evidence) -> dict[str, Chart]:
     """Those that this sweep has the numbers for, by name."""
-    return {chart.name: chart for make in CHARTS for chart in make(evidence, read_file)}
+    return {chart.name: chart for make in CHARTS for chart in make(evidence)}
 
 
-def label_charts(evidence: Evidence, read_file: ReadFile) -> list[Chart]:
+def label_charts(evidence: Evidence) -> list[Chart]:
     """Accuracy against the number of labels by mode, a panel a latent size."""
     groups = label_groups(evidence)
     panels = [
@@ -53,7 +53,7 @@ def _against_labels(rows: Sequence[Row], size: int, mode: str) -> Series:
     return _series(mode, {x: [curve[x] for curve in curves.values() if x in curve] for x in points})
 
 
-def path_charts(evidence: Evidence, read_file: ReadFile) -> list[Chart]:
+def path_charts(evidence: Evidence) -> list[Chart]:
     """Distance and confidence of midpoints against latent size, by path."""
     line = evidence.best
     if line.block("interpolation/linear_confidence") is None:
@@ -81,7 +81,7 @@ def _path_floors(line: Line, judge: str) -> list[Series]:
     return [Series(each.label, each.x, each.y) for each in found if each.x]
 
 
-def prefix_charts(evidence: Evidence, read_file: ReadFile) -> list[Chart]:
+def prefix_charts(evidence: Evidence) -> list[Chart]:
     """Loss from the first k units of one training, and of trainings with k units each; a panel a line."""
     pairs = nested_and_separate(evidence)
     figures = [_prefix_figure(nested, separate, nested.label if len(pairs) > 1 else "") for nested, separate in pairs]
@@ -106,7 +106,7 @@ def _units(name: str) -> float:
     return float(name.rpartition("_")[2])
 
 
-def agreement_charts(evidence: Evidence, read_file: ReadFile) -> list[Chart]:
+def agreement_charts(evidence: Evidence) -> list[Chart]:
     """Agreement of every two seeds as heat maps, a panel a latent size, and its mean against latent size with chance."""
     found = evidence.agreements
     if not found:

@@ -365,7 +365,7 @@ def test_few_seeds_have_no_agreement() -> None:
     evidence = read_evidence(summarize(records, ("latent_size",), len(records)), seeds_reader(records, own_units=True))
     assert evidence is not None
     assert evidence.agreements == {}
-    assert study_charts(evidence, seeds_reader(records, own_units=True)) == {}
+    assert study_charts(evidence) == {}
     assert find_stability(evidence) == []
 
 

@@ -233,7 +233,7 @@ def test_each_line_has_its_own_crossing_and_panel() -> None:
     assert base.numbers["finetuned"] == pytest.approx(50, rel=0.1)
     assert "the encoder of base along beats" in base.text
     assert "the encoder of heavy along never beats" in heavy.text
-    (chart,) = study_charts(evidence_of(records, "architecture", "labels"), lambda run_id, path: b"").values()
+    (chart,) = study_charts(evidence_of(records, "architecture", "labels")).values()
     assert [panel.title for panel in chart.panels] == ["base, d = 10", "heavy, d = 10"]
 
 
