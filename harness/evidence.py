@@ -125,4 +125,4 @@ def enough(evidence: Evidence) -> int:
     block = evidence.best.block("reconstruction_loss")
     sizes = evidence.best.sizes
     found = knee(block.sizes, block.values) if block else None
-    return min(sizes, key=lambda each: abs(each - found.at.mean)) if found else sizes[len(sizes) // 2]
+    return found.first_past(sizes) if found else sizes[len(sizes) // 2]

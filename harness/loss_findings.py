@@ -57,18 +57,18 @@ def _no_bend(line: Line, block: Block) -> Claim:
 
 def _bend_at(line: Line, block: Block, found: Knee) -> Claim:
     sizes = block.sizes
-    size = min(sizes, key=lambda each: abs(each - found.at.mean))
+    size = found.first_past(sizes)
     place = sizes.index(size)
     low, high = sizes[max(0, place - 1)], sizes[min(len(sizes) - 1, place + 1)]
     is_resolved = low < found.at.low and found.at.high < high
     where = wording.estimate(found.at, wording.tenths)
     text = f"d = {size} is enough for {line.label}: its loss curve bends at d = {where}."
     if not is_resolved:
-        needed = replicates_for_width(found.at.mapped(math.log), math.log(min(found.at.mean / low, high / found.at.mean)))
+        needed = replicates_for_width(found.at, min(found.at.mean - low, high - found.at.mean))
         text = f"Where the loss curve of {line.label} bends, at d = {where}, {wording.unresolved(len(block.seeds), needed)}."
     text += (
-        f" Up to there each doubling of d takes {wording.percent(-math.expm1(found.before))} off the reconstruction loss, "
-        f"beyond it {_beyond(found.after)}."
+        f" Up to there each further dimension takes {wording.decimal(-found.before)} off the reconstruction loss, beyond it "
+        f"{_beyond(found.after)}."
     )
     numbers = {"size": size, "knee": found.at.mean, "low": found.at.low, "high": found.at.high}
     if size != sizes[-1]:
@@ -79,7 +79,7 @@ def _bend_at(line: Line, block: Block, found: Knee) -> Claim:
 
 
 def _beyond(slope: float) -> str:
-    return wording.percent(-math.expm1(slope)) if slope <= 0 else f"adds {wording.percent(math.expm1(slope))} to it"
+    return wording.decimal(-slope) if slope <= 0 else f"it adds {wording.decimal(slope)}"
 
 
 def _rest(fall: Interval) -> str:

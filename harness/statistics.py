@@ -37,7 +37,7 @@ KNEE_STEPS = 400
 """Places between the second and the last but one size at which the line may break."""
 
 STRAIGHT = 1e-9
-"""A change of slope that is rounding."""
+"""A change of slope, as a share of it, that is rounding."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,18 @@ class Knee:
     """Where a falling curve bends.
 
     Attributes:
-        at: On the x axis; its interval is one in log x.
-        before: Change of log y for each doubling of x up to there.
+        at: On the x axis.
+        before: Change of y for each unit of x up to there.
         after: The same beyond.
     """
 
     at: Interval
     before: float
     after: float
+
+    def first_past(self, sizes: Sequence[int]) -> int:
+        """The first of some rising sizes that is not before the bend; the last where all are."""
+        return next((size for size in sizes if size >= self.at.mean), sizes[-1])
 
 
 @dataclass(frozen=True)
@@ -249,31 +253,31 @@ def _first_count(is_enough: Callable[[int], bool]) -> int | None:
 
 
 def knee(x: Sequence[float], curves: Sequence[Sequence[float]] | Array) -> Knee | None:
-    """Finds where positive, falling curves bend: the breakpoint of a broken line through log y over log x (Muggeo 2003).
+    """Finds where falling curves bend: the breakpoint of a broken line (Muggeo 2003).
 
-    In logarithms the slopes are shares: so much of the loss does each doubling of x take off. A loss that falls as a power of x
-    has no bend then, where over x itself it would have one anywhere. The line is fitted to the mean of the replicates by least
-    squares. The interval is the bootstrap's over whole replicates (Efron 1979); its standard error is too small for few of them
-    by sqrt((n - 1) / n) and is enlarged by that, with Student's quantile (Hesterberg 2015).
+    The line is fitted to the mean of the replicates by least squares, in the units of x and y: in logarithms of one or both a
+    curve that levels off has its bend elsewhere, or nowhere, and real losses did not hold it still between seeds. The interval
+    is the bootstrap's over whole replicates (Efron 1979); its standard error is too small for few of them by
+    sqrt((n - 1) / n) and is enlarged by that, with Student's quantile (Hesterberg 2015).
 
     Args:
-        x: (m,), positive and rising.
+        x: (m,), rising.
         curves: (n, m), a row a replicate.
 
     Returns:
         Nothing for fewer than ``KNEE_POINTS`` sizes, or where the curve does not fall or falls faster behind the bend.
     """
-    doublings, logs = np.log2(np.asarray(x, dtype=float)), np.log(np.asarray(curves, dtype=float))
-    if len(doublings) < KNEE_POINTS:
+    sizes, values = np.asarray(x, dtype=float), np.asarray(curves, dtype=float)
+    if len(sizes) < KNEE_POINTS:
         return None
-    places, bases = _broken_lines(doublings)
-    mean = logs.mean(axis=0)
+    places, bases = _broken_lines(sizes)
+    mean = values.mean(axis=0)
     at = float(_breaks(mean[None], places, bases)[0])
-    _, before, bend = np.linalg.lstsq(_design(doublings, at), mean, rcond=None)[0]
-    if before >= 0 or bend <= STRAIGHT:
+    _, before, bend = np.linalg.lstsq(_design(sizes, at), mean, rcond=None)[0]
+    if before >= 0 or bend <= STRAIGHT * abs(before):
         return None
-    found = _bootstrapped(at, logs, places, bases, (float(doublings[0]), float(doublings[-1])))
-    return Knee(found.mapped(math.exp2), float(before), float(before + bend))
+    ends = (float(sizes[0]), float(sizes[-1]))
+    return Knee(_bootstrapped(at, values, places, bases, ends), float(before), float(before + bend))
 
 
 def _design(x: Array, at: float) -> Array:
@@ -293,11 +297,11 @@ def _breaks(curves: Array, places: Array, bases: Array) -> Array:
     return found
 
 
-def _bootstrapped(at: float, logs: Array, places: Array, bases: Array, ends: tuple[float, float]) -> Interval:
-    count = len(logs)
+def _bootstrapped(at: float, curves: Array, places: Array, bases: Array, ends: tuple[float, float]) -> Interval:
+    count = len(curves)
     if count < 2:
         return Interval(at, math.nan, math.nan, count)
-    found = _breaks(logs[_resamples(count)].mean(axis=1), places, bases)
+    found = _breaks(curves[_resamples(count)].mean(axis=1), places, bases)
     error = float(found.std()) * math.sqrt(count / (count - 1))
     reach = t_quantile((1 + CONFIDENCE) / 2, count - 1) * error
     return Interval(at, max(ends[0], at - reach), min(ends[1], at + reach), count)

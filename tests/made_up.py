@@ -21,8 +21,8 @@ from harness.tables import Summary, summarize, table_axes
 from harness.transfer import CURVES
 
 SIZES = (2, 5, 10, 15, 20, 25, 30)
-KNEE, BEFORE, AFTER = 11.0, -0.7, -0.1
-"""Where the logarithm of every loss bends, and its slopes, for each doubling of d."""
+KNEE, BEFORE, AFTER = 8.0, -0.005, -0.0003
+"""Where every loss bends, and by how much it changes with each unit of d."""
 
 FACTORS = {"base": 1.0, "deep": 0.98, "heavy": 0.8}
 """Of an architecture's losses."""
@@ -43,9 +43,8 @@ def made_up_sweep(
     return [_record(number, config, noise) for number, config in enumerate(configs)]
 
 
-def _broken_power(size: int) -> float:
-    """A loss whose logarithm bends over the logarithm of the size."""
-    return math.exp(-3 + BEFORE * math.log2(min(size, KNEE)) + AFTER * math.log2(max(1.0, size / KNEE)))
+def _broken_line(size: int) -> float:
+    return 0.06 + BEFORE * min(size, KNEE) + AFTER * max(0.0, size - KNEE)
 
 
 def _record(number: int, config: TrialConfig, noise: float) -> TrialRecord:
@@ -53,7 +52,7 @@ def _record(number: int, config: TrialConfig, noise: float) -> TrialRecord:
         config.latent_size,
         np.random.default_rng([config.seed, config.latent_size, crc32(config.architecture.encode())]),
     )
-    loss = FACTORS.get(config.architecture, 1.0) * _broken_power(size)
+    loss = FACTORS.get(config.architecture, 1.0) * _broken_line(size)
     accuracy = 0.86 - 0.25 * math.exp(-size / 3)
     metrics = {name: 0.5 for name, metric in METRICS.items() if not metric.group}
     metrics |= {
