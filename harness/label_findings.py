@@ -166,7 +166,7 @@ def find_modes(evidence: Evidence) -> list[Claim]:
 
 
 def _behind(mode: str, test: Paired) -> str:
-    ends = wording.interval(test.difference, lambda value: f"{100 * value:.1f}")
+    ends = wording.interval(test.difference, lambda value: wording.tenths(100 * value))
     return f"{mode} reaches {wording.points(test.difference.mean)} less{ends}{wording.tested(test.corrected)}"
 
 

@@ -16,8 +16,8 @@ def decimal(value: float) -> str:
 
 
 def tenths(value: float) -> str:
-    """One digit behind the point."""
-    return f"{value:.1f}"
+    """One digit behind the point, and no minus before a zero."""
+    return f"{round(value, 1) + 0.0:.1f}"
 
 
 def percent(value: float) -> str:

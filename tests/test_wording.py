@@ -46,6 +46,7 @@ def test_an_interval_has_its_unit_once() -> None:
     assert wording.estimate(Interval(0.2, 0.15, 0.25, 3), wording.percent) == "20 % (95 % interval 15 to 25 %)"
     assert wording.estimate(Interval(2.0, 1.5, 2.5, 3), wording.tenths) == "2.0 (95 % interval 1.5 to 2.5)"
     assert wording.estimate(Interval(2.0, math.nan, math.nan, 1), wording.tenths) == "2.0"
+    assert [wording.tenths(value) for value in (-0.04, 0.04, -0.06)] == ["0.0", "0.0", "-0.1"]
 
 
 def test_what_is_not_resolved_says_what_would_do() -> None:
