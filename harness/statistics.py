@@ -36,6 +36,9 @@ KNEE_POINTS = 5
 KNEE_STEPS = 400
 """Places between the second and the last but one size at which the line may break."""
 
+ROUNDING = 1e-12
+"""A spread, as a share of the numbers, that is rounding."""
+
 STRAIGHT = 1e-9
 """A change of slope, as a share of it, that is rounding."""
 
@@ -149,11 +152,16 @@ def compare_paired(first: Sequence[float] | Array, second: Sequence[float] | Arr
 def _paired_p(differences: Array) -> float:
     if len(differences) < 2:
         return math.nan
-    if np.ptp(differences) == 0:  # nothing varies: t is 0 / 0, or infinite
+    if not _varies(differences):  # t is 0 / 0, or infinite
         return 1.0 if differences[0] == 0 else 0.0
     from scipy import stats
 
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def _varies(values: Array) -> bool:
+    """Whether numbers differ by more than rounding: on rounding alone SciPy warns of what is left of the spread."""
+    return bool(np.ptp(values) > ROUNDING * np.abs(values).max())
 
 
 def correct(family: Sequence[Paired]) -> list[Paired]:
@@ -199,7 +207,7 @@ def above_zero(values: Sequence[float] | Array) -> float:
     replicates = np.asarray(values, dtype=float)
     if len(replicates) < 2:
         return math.nan
-    if np.ptp(replicates) == 0:
+    if not _varies(replicates):
         return 0.0 if replicates[0] > 0 else 1.0
     from scipy import stats
 

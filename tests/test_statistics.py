@@ -156,6 +156,15 @@ def test_the_number_of_replicates_has_the_power_that_it_promises() -> None:
     assert 0.8 <= share < 0.88
 
 
+@pytest.mark.parametrize("shift", [0.1, -0.3, 7.0])
+def test_differences_that_agree_up_to_rounding_are_one_difference(shift: float) -> None:
+    """What is left of the spread is noise of float64, of which no test can be made."""
+    differences = shift * np.array([1, 1 + 4e-16, 1 - 4e-16])
+    assert np.ptp(differences) > 0
+    assert compare_paired(differences, [0.0] * 3).p_value == 0
+    assert above_zero(differences) == (0 if shift > 0 else 1)
+
+
 @pytest.mark.parametrize("effect", [0.21, 0.5, 1.25, 5.0, 12.5, 40.0])
 def test_the_number_of_replicates_is_the_first_with_the_power(effect: float) -> None:
     """From small effects to those that two replicates show: SciPy's noncentral t distribution there and one below."""
