@@ -79,7 +79,7 @@ def _bend_at(line: Line, block: Block, found: Knee) -> Claim:
 
 
 def _beyond(slope: float) -> str:
-    return wording.decimal(-slope) if slope <= 0 else f"it adds {wording.decimal(slope)}"
+    return wording.decimal(-slope) if slope <= 0 else f"adds {wording.decimal(slope)} to it"
 
 
 def _rest(fall: Interval) -> str:

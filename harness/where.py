@@ -44,7 +44,7 @@ def select(rows: Sequence[Mapping[str, Any]], expression: str, option: str = "--
         connection.set_authorizer(_only_reading(used))
         query = f"SELECT rowid - 1 FROM trials WHERE (\n{expression}\n) ORDER BY rowid"  # noqa: S608 - it may only read
         found = [place for (place,) in connection.execute(query)]
-    except (sqlite3.Error, sqlite3.Warning) as error:
+    except (sqlite3.Error, sqlite3.Warning, UnicodeEncodeError) as error:  # the last where a shell's bytes are no text
         raise _explained(f"{option} {shown(expression)}", str(error), columns) from None
     finally:
         connection.close()

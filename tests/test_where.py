@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
 from harness.rules import UserError
@@ -71,6 +71,7 @@ def test_what_is_no_such_expression_is_one_line(expression: str, parts: list[str
     assert [part for part in parts if part not in str(error.value)] == []
 
 
+@example("\ud800")  # what the shell's bytes become where they are no text
 @settings(max_examples=200, deadline=None)
 @given(some.text(alphabet=some.sampled_from(list("abdelpsu_'\"()<>=;-/* 0123\0\n")) | some.characters(), max_size=40))
 def test_any_text_selects_rows_or_is_one_line(text: str) -> None:
