@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -21,6 +22,10 @@ from harness.workers import HUGE_PAGES, TUNABLES, Call, Executor, NoWorkerError,
 
 STARTS = 3
 """How often a worker process is started for a task at the most."""
+
+START_PAUSE_SECONDS = 0.25
+"""Before it is started a second time, and twice as long before the third: the process that workers are forks of may just be
+dying, which takes it a moment on a busy machine, and until it is dead none is started in its place."""
 
 
 class InlineExecutor:
@@ -90,7 +95,8 @@ class ProcessExecutor:
         """Hands a task to a worker; starts another process where the worker's has died without a task, or dies as it starts."""
         failed: Future[Any] = Future()
         with interrupts_held(), environment(TUNABLES, HUGE_PAGES):
-            for _ in range(STARTS):
+            for starts in range(STARTS):
+                time.sleep(START_PAUSE_SECONDS * starts)
                 try:
                     return _submit_to_pool(self._start(worker), call)
                 except (BrokenProcessPool, OSError, EOFError) as error:

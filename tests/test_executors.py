@@ -176,6 +176,20 @@ def test_a_worker_that_dies_as_it_starts_is_started_again(deaths: int, comes: bo
         assert executor.submit(divmod, 8, 3).result(60) == (2, 2)
 
 
+def test_a_start_that_is_refused_for_a_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while the process that workers are forks of is being killed: it takes no more of them, and has no successor yet."""
+    plain, end = ProcessPoolExecutor.submit, time.monotonic() + 0.5
+
+    def submit(pool: ProcessPoolExecutor, *arguments: Any) -> Any:
+        if time.monotonic() < end:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+        return plain(pool, *arguments)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", submit)
+    with ProcessExecutor(1) as executor:
+        assert executor.submit(divmod, 7, 3).result(60) == (2, 1)
+
+
 def _warn(words: str) -> int:
     logging.getLogger("harness.some").warning("%s of %d", words, 2)
     return 3

@@ -86,18 +86,16 @@ def test_kills_at_random_instants_change_no_number(tmp_path: Path) -> None:
             with start(SMALL, folder) as process:
                 whom = choice.choice(["coordinator", "worker", "all"]) if kills < KILLS else ""
                 try:
-                    if whom:
-                        process.communicate(timeout=instant(process, folder, whole, choice))
-                    else:
-                        outcome_of(process)
+                    timeout = instant(process, folder, whole, choice) if whom else None
+                    err = process.communicate(timeout=timeout)[1] if whom else outcome_of(process)
                 except subprocess.TimeoutExpired:
                     kill_some(process.pid, whom, choice)
                     kills += 1
                     err = outcome_of(process)
-                    assert "Traceback" not in err, err
+                assert "Traceback" not in err, err
                 half_trained += process.returncode != 0 and any(folder.glob(CHECKPOINTS))
                 is_finished = process.returncode == 0
-                assert process.returncode in (0, -signal.SIGKILL), whom
+                assert process.returncode in (0, -signal.SIGKILL), (whom, err)
         assert stored_trials(f"sqlite:///{folder}/mlflow.db") == expected
         assert list((folder / "mlruns").glob(".checkpoints/*")) == []
     assert half_trained > 0
