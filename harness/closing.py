@@ -61,7 +61,8 @@ def _print_table(plan: SweepPlan, outcome: SweepOutcome) -> None:
     seeds = max((len(row.trials) for row in rows), default=0)
     what = f"mean and 95 % interval over {seeds} seeds" if seeds > 1 else "one seed each"
     cells = [
-        [*(str(row.point[axis]) for axis in summary.axes), *(_cell(row.metrics.get(name)) for name in HEADLINES)] for row in shown
+        [*(tables.short_text(row.point[axis]) for axis in summary.axes), *(_cell(row.metrics.get(name)) for name in HEADLINES)]
+        for row in shown
     ]
     left_out = f"; {len(rows) - len(shown)} more rows are in trials.csv" if len(rows) > len(shown) else ""
     display.print_table(f"{plan.title}: {what}{left_out}", [*summary.axes, *HEADLINES], cells, 1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from harness.complete import complete_part
 from harness.config import TrialConfig, TrialRecord
 from harness.confirmation import is_confirmation, without_chosen
-from harness.tables import Row, Summary
+from harness.tables import Row, Summary, short_text
 
 Array = npt.NDArray[np.float64]
 
@@ -183,14 +184,19 @@ def identity_of(config: TrialConfig, pooled: Collection[str] = ()) -> TrialConfi
 
 
 def _labels(configs: Sequence[TrialConfig], names: Sequence[str]) -> dict[TrialConfig, str]:
+    """Names in few words; those that share one have all fields in which they differ, to the last digit."""
     sharing: dict[str, list[TrialConfig]] = {}
     for config in configs:
-        sharing.setdefault(_label(config, names), []).append(config)
-    return {config: _label(config, [*names, *_differing(each)]) for each in sharing.values() for config in each}
+        sharing.setdefault(_label(config, names, short_text), []).append(config)
+    return {
+        config: label if len(alike) == 1 else _label(config, dict.fromkeys([*names, *_differing(alike)]), str)
+        for label, alike in sharing.items()
+        for config in alike
+    }
 
 
-def _label(config: TrialConfig, names: Sequence[str]) -> str:
-    return ", ".join([config.architecture, *(f"{name}={getattr(config, name)}" for name in names)])
+def _label(config: TrialConfig, names: Iterable[str], write: Callable[[Any], str]) -> str:
+    return ", ".join([config.architecture, *(f"{name}={write(getattr(config, name))}" for name in names)])
 
 
 def _differing(configs: Sequence[TrialConfig]) -> list[str]:

@@ -16,7 +16,7 @@ from harness.figures import Chart
 from harness.lines import Line, together
 from harness.loss_findings import rivals
 from harness.statistics import Interval, compare_paired, correct, mean_interval
-from harness.tables import Summary, trial_name
+from harness.tables import Summary, short_text, trial_name
 
 REDUNDANCY = {
     "max_latent_correlation": "max abs(r)",
@@ -222,7 +222,7 @@ def p_cell(value: float) -> Cell:
 
 
 def _value(value: Any) -> Cell:
-    return Cell(str(value), value if isinstance(value, int | float) else None)
+    return Cell(short_text(value), value if isinstance(value, int | float) else None)
 
 
 def _interval(name: str, value: Interval | None) -> Cell:

@@ -104,11 +104,14 @@ def trial_name(trial: Trial, axes: Sequence[str]) -> str:
     varied: dict[str, Any] = {name: getattr(config, name) for name in axes}
     if trial.proposal:
         varied |= json.loads(trial.proposal).get("params", {})
-    more = [f"{name}={_short(value)}" for name, value in varied.items() if name not in ("architecture", "latent_size", "seed")]
+    more = [
+        f"{name}={short_text(value)}" for name, value in varied.items() if name not in ("architecture", "latent_size", "seed")
+    ]
     return " ".join([config.architecture, f"d={config.latent_size}", *more, f"seed={config.seed}"])
 
 
-def _short(value: Any) -> str:
+def short_text(value: Any) -> str:
+    """A field's value as people read it: three digits that count of a number that is no whole one."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

@@ -31,6 +31,15 @@ def test_each_combination_of_what_else_was_varied_is_a_line() -> None:
     assert [line.sizes for line in lines] == [(2, 5, 10)] * 2
 
 
+def test_lines_are_named_in_few_digits_and_in_all_where_few_do_not_tell_them_apart() -> None:
+    """As the rates that a search has drawn."""
+    rates = (0.0025538670530546393, 0.01234, 0.012341)
+    records = [record for rate in rates for record in made_up_sweep(("base",), (2, 5), seeds=1, learning_rate=rate)]
+    numbered = [replace(record, trial=replace(record.trial, number=number)) for number, record in enumerate(records)]
+    found = [line.label for line in lines_of(summary_of(numbered, "learning_rate", "latent_size"))]
+    assert sorted(found) == ["base, learning_rate=0.00255", "base, learning_rate=0.01234", "base, learning_rate=0.012341"]
+
+
 def test_a_block_has_a_row_a_seed_and_a_column_a_size() -> None:
     """The numbers and the runs of the trials themselves."""
     records = made_up_sweep(("base",), sizes=(2, 5), seeds=2)
