@@ -236,8 +236,8 @@ def test_what_no_node_has_is_said(cluster: Any) -> None:
 def test_what_ray_does_not_take_leaves_no_connection(cluster: Any) -> None:
     """One line; the same program can connect again."""
     for _ in range(2):
-        with pytest.raises(UserError, match=r"Ray does not take --resources CPU=1, GPU=1\.5: "):
-            RayExecutor(Wanted(1, address=cluster.address, resources={"GPU": 1.5}), 1)
+        with pytest.raises(UserError, match="Ray does not take --resources CPU=1, GPU=1e-05: "):
+            RayExecutor(Wanted(1, address=cluster.address, resources={"GPU": 1e-5}), 1)
     with RayExecutor(Wanted(address=cluster.address), 1) as executor:
         assert executor.submit(divmod, 7, 3).result(SECONDS) == (2, 1)
 
