@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from harness.groups import choose_workers
-from harness.processes import environment, how_it_ended, interrupts_held, start_method, start_worker, with_its_log
+from harness.processes import environment, how_it_ended, interrupts_held, kill, start_method, start_worker, with_its_log
 from harness.ray_executor import RayExecutor
 from harness.workers import HUGE_PAGES, TUNABLES, Call, Executor, NoWorkerError, Wanted, WorkerDiedError
 
@@ -100,6 +100,8 @@ class ProcessExecutor:
                 try:
                     return _submit_to_pool(self._start(worker), call)
                 except (BrokenProcessPool, OSError, EOFError) as error:
+                    for process in worker.processes:
+                        kill(process)
                     worker.pool, last = None, error
                 finally:
                     worker.processes = list(((worker.pool and worker.pool._processes) or {}).values())

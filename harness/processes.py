@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import connection, get_all_start_methods, parent_process, resource_tracker
 from typing import Any
 
@@ -16,6 +16,9 @@ from harness.workers import HUGE_PAGES, TUNABLES, WORKER
 
 EXIT_SECONDS = 10
 """How long a worker that has broken off is waited for, to know how it ended."""
+
+ORPHANED = 255
+"""What Python gives as the exit code of a process when the one that it is a fork of is gone, which alone would know it."""
 
 
 def prepare(modules: Sequence[str]) -> None:
@@ -110,16 +113,26 @@ def with_its_log(function: Callable[..., Any], *arguments: Any) -> tuple[Any, li
 
 
 def how_it_ended(processes: Sequence[Any]) -> str:
-    """In words: by which signal, or with which exit code."""
+    """In words: by which signal, or with which exit code. Whatever is left of the processes is killed."""
     for process in processes:
         process.join(EXIT_SECONDS)
         code = process.exitcode
-        process.kill()  # where it is the pipe that broke: nobody else ends a worker, which takes no SIGTERM
+        kill(process)  # where it is the pipe that broke: nobody else ends a worker, which takes no SIGTERM
+        if code == ORPHANED:
+            return "the process that workers are forks of was killed"
         if code is not None and code < 0:
             return f"a worker process was killed by {_name_of(-code)}{' (out of memory?)' if -code == signal.SIGKILL else ''}"
         if code is not None:
             return f"a worker process ended with exit code {code}"
     return "a worker process broke off in the middle of its task"
+
+
+def kill(process: Any) -> None:
+    """Ends a worker. Where the process that it is a fork of is gone, it is taken for ended, and may live on for nobody."""
+    process.kill()
+    if process.exitcode == ORPHANED:
+        with suppress(OSError):
+            os.kill(process.pid, signal.SIGKILL)
 
 
 def _name_of(number: int) -> str:

@@ -176,6 +176,21 @@ def test_a_worker_that_dies_as_it_starts_is_started_again(deaths: int, comes: bo
         assert executor.submit(divmod, 8, 3).result(60) == (2, 2)
 
 
+def test_workers_whose_origin_is_killed_are_replaced_and_none_lives_on() -> None:
+    """Python takes them for ended then, and would leave them alone: a real kill of the process that they are forks of."""
+    with ProcessExecutor(1) as executor:
+        _, process = executor.submit(_number_and_process).result(60)
+        future = executor.submit(time.sleep, 60)
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        with pytest.raises(WorkerDiedError, match="the process that workers are forks of was killed"):
+            future.result(60)
+        deadline = time.monotonic() + 10
+        while _is_alive(process) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not _is_alive(process)
+        assert executor.submit(divmod, 7, 3).result(60) == (2, 1)
+
+
 def test_a_start_that_is_refused_for_a_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """As while the process that workers are forks of is being killed: it takes no more of them, and has no successor yet."""
     plain, end = ProcessPoolExecutor.submit, time.monotonic() + 0.5
