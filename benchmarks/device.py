@@ -1,8 +1,8 @@
 """Training one by one against training as stacks on whatever device is here; needs neither MLflow nor Optuna.
 
 ``python -m benchmarks.device`` prints, for MNIST-sized images: trials per minute of the plain trainer and of stacks of K; on a
-CPU those of a stack with products by MKL and by oneDNN; the time of a training step's convolutions done in each way; and the time
-of the whole 63-trial sweep, training, evaluation and files.
+CPU those of a stack with products by MKL and by oneDNN; the time of a training step's convolutions done in each way; on request
+that of a step as it is and as ``torch.compile`` has it; and the time of the whole 63-trial sweep, training, evaluation and files.
 """
 
 from __future__ import annotations
@@ -27,12 +27,18 @@ from torch import Tensor
 from harness import convolutions, datasets, models, numerics
 from harness.config import Placement, Trial, TrialConfig
 from harness.groups import choose_group_size, least_parts, partition
-from harness.train import TrainState
+from harness.material import gather
+from harness.numerics import computing_on
+from harness.stacks import stack
+from harness.train import TrainState, shape_of
 from harness.trial import evaluate_group, run_segment
 
 LATENT_SIZES, ARCHITECTURES, SEEDS = (2, 5, 10, 15, 20, 25, 30), ("base", "deep", "heavy"), (0, 1, 2)
 LAYERS = ((28, 1, 16), (14, 16, 32), (7, 32, 64))
 """The convolutions of ``base`` on 28 x 28: side of the large map, channels on the large side and on the small one."""
+
+STEPS = 5
+"""Of a training that are timed together."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,9 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.layers:
         results["layers"] = measure_layers(placement.device, max(options.sizes), base.batch_size)
         console.print(_layers_table(results["layers"], max(options.sizes)))
+    if options.compile:
+        results["compiled"] = measure_compiled(base, placement, max(options.sizes), options.rounds)
+        console.print(_compiled_table(results["compiled"], max(options.sizes)))
     if options.sweep:
         results["sweep"] = time_sweep(base, placement, options.group_size)
         console.print(_sweep_table(results["sweep"]))
@@ -149,6 +158,35 @@ def _forward_and_backward(
     algorithm(maps, weight, None, geometry, transposed, torch.float32).square().sum().backward()
 
 
+def measure_compiled(base: TrialConfig, placement: Placement, members: int, rounds: int) -> dict[str, Any]:
+    """Times a training step of a stack of ``base`` as it is and compiled, in turn: ms a step and member, and s of compiling."""
+    with computing_on(placement.device):
+        images = gather(base, placement).splits.train.images[: base.batch_size]
+        batch = images.repeat(members, 1, 1, 1)
+        steps = {name: _step_of(base, shape_of(images), members, batch, name == "compiled") for name in ("eager", "compiled")}
+        compiling = _seconds(steps["compiled"])
+        found: dict[str, list[float]] = {name: [] for name in steps}
+        for _, (name, step) in itertools.product(range(rounds), steps.items()):
+            found[name].append(1000 * _seconds(lambda step=step: [step() for _ in range(STEPS)]) / STEPS / members)  # type: ignore[misc]
+    return {**found, "compiling": compiling}
+
+
+def _step_of(base: TrialConfig, shape: models.Shape, members: int, batch: Tensor, is_compiled: bool) -> Callable[[], Any]:
+    net: models.Autoencoder = stack([models.build(shape, config) for config in _members(base, "base", members)])
+    net.train()
+
+    def loss(images: Tensor) -> Tensor:
+        return torch.nn.functional.mse_loss(net.decoder(net.encoder(images)), images)
+
+    measured = torch.compile(loss) if is_compiled else loss
+
+    def step() -> None:
+        net.zero_grad()
+        measured(batch).backward()
+
+    return step
+
+
 def time_sweep(base: TrialConfig, placement: Placement, group_size: int) -> dict[str, float]:
     """Seconds of all trials of the ``latent_sweep`` grid on one worker: training, evaluation, files."""
     configs = [_config(base, name, size, seed) for seed in SEEDS for name in ARCHITECTURES for size in LATENT_SIZES]
@@ -211,6 +249,14 @@ def _layers_table(rows: Sequence[dict[str, Any]], members: int) -> Table:
     return table
 
 
+def _compiled_table(found: dict[str, Any], members: int) -> Table:
+    table = Table("training step", "ms a member, median", "minimum", "maximum", title=f"base, a stack of {members}")
+    for name in ("eager", "compiled"):
+        table.add_row(name, *(f"{pick(found[name]):.2f}" for pick in (statistics.median, min, max)))
+    table.caption = f"compiling took {found['compiling']:.0f} s"
+    return table
+
+
 def _sweep_table(sweep: dict[str, float]) -> Table:
     table = Table(title="the whole sweep on one worker")
     for heading in ("trials", "finished", "groups", "training, s", "evaluation and files, s", "together, s"):
@@ -234,6 +280,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--products", action=argparse.BooleanOptionalAction, default=not torch.cuda.is_available())
     parser.add_argument("--layers", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--compile", action="store_true", help="time torch.compile, too; it takes a C++ compiler, and a minute or two"
+    )
     parser.add_argument("--sweep", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available())
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser

@@ -1,6 +1,6 @@
 """What a sweep says: a sentence for each question, made from the numbers, with the runs that it rests on.
 
-To add one: a function of the evidence, and an entry in ``FINDINGS``, at the end. The first sentence of a question is its answer,
+To add one: a function of the evidence, and an entry in ``FINDINGS``. The first sentence of a question is its answer,
 in the verdict; the others stand in the report only. A sentence that the replicates do not bear says so, and how many would.
 """
 
@@ -63,6 +63,13 @@ class Finding:
 
 
 FINDINGS: dict[str, Finding] = {
+    "winners": Finding("Were the winners of the search lucky?", find_winners),
+    "crossings": Finding("From how many labels on does which way win?", find_crossings),
+    "choices": Finding("Do the usual choices matter?", find_choices),
+    "penalty": Finding("What does decorrelation cost, and does it help?", find_penalties),
+    "paths": Finding("Where do paths between codes go?", find_paths),
+    "prefixes": Finding("Can one training replace one for each size?", find_prefixes),
+    "stability": Finding("Do different seeds find the same latents?", find_stability),
     "dimensions": Finding("How many latent dimensions are needed?", find_dimensions),
     "architecture": Finding("Which architecture?", find_architecture),
     "floors": Finding("Is it better than no learning at all?", find_floors),
@@ -70,11 +77,5 @@ FINDINGS: dict[str, Finding] = {
     "redundancy": Finding("Are the latents redundant?", find_redundancy),
     "labels": Finding("Are they of use with a handful of labels?", find_labels),
     "modes": Finding("Should the encoder be trained along?", find_modes),
-    "crossings": Finding("From how many labels on does which way win?", find_crossings),
-    "choices": Finding("Do the usual choices matter?", find_choices),
-    "penalty": Finding("What does decorrelation cost, and does it help?", find_penalties),
-    "paths": Finding("Where do paths between codes go?", find_paths),
-    "prefixes": Finding("Can one training replace one for each size?", find_prefixes),
-    "stability": Finding("Do different seeds find the same latents?", find_stability),
-    "winners": Finding("Were the winners of the search lucky?", find_winners),
 }
+"""In the order of the verdict: what a single study asks, which others have nothing to say to, comes first."""

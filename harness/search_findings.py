@@ -25,15 +25,17 @@ def _best(found: list[Confirmed]) -> Claim:
     losses = mean_interval([each.metrics["val/mse"] for each in best.replicates])
     accuracies = mean_interval([each.metrics["transfer_accuracy"] for each in best.replicates])
     correlations = mean_interval([each.metrics["max_latent_correlation"] for each in best.replicates])
+    is_resolved = _is_told_apart(ranked)
+    hedge = "" if is_resolved else f" Whether the next one is worse {wording.unsettled(losses.count)}."
     flattered = " It was named by these seeds, which flatters its interval." if len(found) > 1 else ""
     text = (
         f"Of {len(found)} trials that were trained again from {losses.count} fresh seeds, trial {best.found.trial.number} "
         f"({name}) has the lowest validation loss: {wording.estimate(losses, wording.decimal)}, with a largest correlation of "
         f"{wording.estimate(correlations, wording.correlation)} and an accuracy of "
-        f"{wording.estimate(accuracies, wording.accuracy)}.{flattered}"
+        f"{wording.estimate(accuracies, wording.accuracy)}.{hedge}{flattered}"
     )
     numbers = {"trial": best.found.trial.number, "loss": losses.mean}
-    return Claim("winners", text, _is_told_apart(ranked), _runs(found), numbers)
+    return Claim("winners", text, is_resolved, _runs(found), numbers)
 
 
 def _is_told_apart(ranked: list[Confirmed]) -> bool:
@@ -42,9 +44,7 @@ def _is_told_apart(ranked: list[Confirmed]) -> bool:
         return True
     first, second = ({each.trial.config.seed: each.metrics["val/mse"] for each in found.replicates} for found in ranked[:2])
     shared = sorted(first.keys() & second.keys())
-    return (
-        compare_paired([first[seed] for seed in shared], [second[seed] for seed in shared]).p_value < ALPHA if shared else False
-    )
+    return bool(shared) and compare_paired([first[seed] for seed in shared], [second[seed] for seed in shared]).p_value < ALPHA
 
 
 def _luck(found: list[Confirmed]) -> Claim:

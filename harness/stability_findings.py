@@ -31,8 +31,10 @@ def find_stability(evidence: Evidence) -> list[Claim]:
     sizes = set(next(iter(found.values())))
     runs = tuple(record.run_id for (size, _), record in sorted(evidence.best.trials.items()) if size in sizes)
     numbers = {f"{name}, d = {size}": one.mean.mean for name, by_size in found.items() for size, one in by_size.items()}
-    text = f"Two seeds of {evidence.best.label} agree {wording.listed(parts)}."
-    return [Claim("stability", text, all(one.mean.excludes(one.chance) for one in each), runs, numbers)]
+    is_resolved = all(one.mean.excludes(one.chance) for one in each)
+    hedge = "" if is_resolved else f" Whether all of it is more than chance {wording.unsettled(each[0].mean.count)}."
+    text = f"Two seeds of {evidence.best.label} agree {wording.listed(parts)}.{hedge}"
+    return [Claim("stability", text, is_resolved, runs, numbers)]
 
 
 def _ends(by_size: Mapping[int, Agreement]) -> dict[int, Agreement]:
