@@ -234,6 +234,13 @@ def test_the_readme_has_the_two_commands_and_ci_types_them() -> None:
     assert 'pip install -e ".[test]" && python -m pytest' in ci
 
 
+def test_the_architecture_has_the_same_levels() -> None:
+    """Its table names every module, in the row of its level."""
+    rows = re.findall(r"^\| (\d+) \| (`.*) \|$", (ROOT / "ARCHITECTURE.md").read_text(), flags=re.MULTILINE)
+    assert [{*re.findall(r"`(\w+)`", names)} for _, names in rows] == list(LEVELS)
+    assert [int(number) for number, _ in rows] == list(range(len(LEVELS)))
+
+
 def test_the_readme_names_everything_that_can_be_chosen() -> None:
     """Architectures, datasets, executors, samplers and the files of the package."""
     readme = (ROOT / "README.md").read_text()
