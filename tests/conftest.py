@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -23,6 +24,8 @@ from tests.dataset_files import point_downloads_at
 from tests.support import make_study_file
 
 if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
     from tests.stored import Stored
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -50,6 +53,21 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             path.with_suffix(".draft").rename(path)
     return path
+
+
+@pytest.fixture
+def store_here(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store with its tables made, in the folder of the test, and a checkout without changes."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.setattr("harness.provenance.git_changes", lambda: "")
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> MlflowClient:
+    """A plain MLflow client of the store in this folder."""
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
 
 
 @pytest.fixture(scope="session")

@@ -17,22 +17,12 @@ from harness.config import Trial, TrialRecord, TrialResult
 from harness.reader import StoredRun, StoreReader, open_reader, read_children
 from harness.rules import UserError
 from harness.track import MlflowTracker
-from tests.test_track import CONFIG, INFO, LOGS, RESULT, begin
+from tests.tracked import CONFIG, INFO, LOGS, RESULT, begin
 
 FAILED = TrialResult(CONFIG, "failed", reason="no memory")
 
 
-@pytest.fixture(autouse=True)
-def _store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store with its tables made, in the folder of the test, and a checkout without changes."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    monkeypatch.setattr("harness.provenance.git_changes", lambda: "")
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> MlflowClient:
-    """A plain MLflow client of the store in this folder."""
-    return MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+pytestmark = pytest.mark.usefixtures("store_here")
 
 
 @pytest.fixture(params=["file", "mlflow"])

@@ -5,62 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import multiprocessing
 import platform
-import shutil
-import sqlite3
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
 from harness import track
 from harness.config import STAGE_METRICS, EpochLog, Trial, TrialResult
-from harness.models import resolve
 from harness.provenance import device_name
 from harness.rules import UserError
 from harness.track import MlflowTracker
-from harness.tracker import NullTracker, Publication, SweepInfo, Tracker
-from tests.support import TINY
+from harness.tracker import NullTracker, Tracker
+from tests.tracked import CONFIG, INFO, LOGS, RESULT, begin
 
-CONFIG = resolve(TINY)
-INFO = SweepInfo("tiny", "0123456789abcdef", "tiny on digits", "Why?", "digits", "f" * 64, "cpu", {"study/tiny.py": b"STUDY"})
-LOGS = [EpochLog(epoch, 0.5 / epoch, 0.4 / epoch, 0.3 / epoch, 1e-3, 0.1) for epoch in (1, 2)]
-RESULT = TrialResult(
-    CONFIG,
-    "finished",
-    {"reconstruction_loss": 0.1 + 0.2, "val/mse": 0.15, "latent/dead_units": 0.0, "latent/total_correlation": math.inf},
-    {"transfer/frozen/test_loss": (2.0, 1.5)},
-    {"pictures/one.bin": b"\x00\x01", "top.csv": b"a,b\n"},
-)
-
-
-@pytest.fixture(autouse=True)
-def _store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store with its tables made, in the folder of the test, and a checkout without changes."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    monkeypatch.setattr("harness.provenance.git_changes", lambda: "")
+pytestmark = pytest.mark.usefixtures("store_here")
 
 
 @pytest.fixture(params=["mlflow", "null"])
 def tracker(request: pytest.FixtureRequest) -> Tracker:
     """Each kind of tracker, on a store of its own."""
     return MlflowTracker(None) if request.param == "mlflow" else NullTracker()
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> MlflowClient:
-    """A plain MLflow client of the store in this folder."""
-    return MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-
-
-def begin(tracker: Tracker, number: int = 0, fresh: bool = False) -> tuple[Any, str]:
-    """Opens the sweep and begins a trial."""
-    sweep = tracker.open_sweep(INFO, fresh)
-    return sweep, tracker.start_trial(sweep, Trial(number, CONFIG), f"trial {number}", {"harness.group": "0-0"})
 
 
 def test_a_finished_trial_is_read_back_as_it_was(tracker: Tracker) -> None:
@@ -227,16 +192,6 @@ def test_every_run_says_what_made_it(client: MlflowClient) -> None:
     assert {"seed", "split_seed"} <= client.get_run(run_id).data.params.keys()
 
 
-def test_files_lie_beside_the_store_and_plain_mlflow_finds_them(tmp_path: Path) -> None:
-    """With nothing set, the fluent API in the same folder downloads what was written."""
-    _, run_id = begin(tracker := MlflowTracker(None))
-    tracker.finish_trial(run_id, Trial(0, CONFIG), RESULT)
-    assert (tmp_path / "mlruns" / "tiny" / run_id / "artifacts" / "top.csv").read_bytes() == b"a,b\n"
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="pictures/one.bin")
-    assert Path(path).read_bytes() == b"\x00\x01"
-
-
 def test_a_trial_that_was_cut_off_runs_again_as_the_next_attempt(client: MlflowClient) -> None:
     """Its run is ended as KILLED with the reason and put in the trash, so that no trial stands twice and none runs for ever."""
     tracker = MlflowTracker(None)
@@ -249,49 +204,6 @@ def test_a_trial_that_was_cut_off_runs_again_as_the_next_attempt(client: MlflowC
     assert (buried.info.status, buried.info.lifecycle_stage) == ("KILLED", "deleted")
     assert buried.data.tags["harness.reason"] == "interrupted"
     assert [run.info.run_id for run in client.search_runs(["1"], "tags.`harness.kind` = 'trial'")] == [run_id]
-
-
-PUBLICATION = Publication(("mlflow.sharedViewState.0123", "{}"), "tiny-digits", "", "The best one")
-
-
-def test_the_best_model_is_registered_once_under_an_alias(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the run's files as they are; the same sweep finished again makes no second version."""
-    tracker = MlflowTracker(None)
-    sweep, run_id = begin(tracker)
-    tracker.finish_trial(run_id, Trial(0, CONFIG), replace(RESULT, artifacts={"model/config.json": b"{}"}))
-    for _ in range(2):
-        assert tracker.publish(sweep, replace(PUBLICATION, run_id=run_id)) == ()
-    version = client.get_model_version_by_alias("tiny-digits", "best")
-    assert (version.run_id, str(version.version), version.description) == (run_id, "1", "The best one")
-    assert client.get_experiment(sweep.experiment_id).tags["mlflow.sharedViewState.0123"] == "{}"
-    monkeypatch.setattr("mlflow.tracking._model_registry.utils._get_registry_uri_from_context", lambda: client.tracking_uri)
-    folder = Path(mlflow.artifacts.download_artifacts("models:/tiny-digits@best"))
-    assert (folder / "config.json").read_bytes() == b"{}"
-
-
-def test_a_store_without_a_registry_is_no_reason_to_fail(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What could not be done is said, in a sentence each; the rest is done."""
-    tracker = MlflowTracker(None)
-    sweep, run_id = begin(tracker)
-
-    def refuse(*_: Any) -> None:
-        raise mlflow.MlflowException("no registry here")
-
-    monkeypatch.setattr(MlflowClient, "create_registered_model", refuse)
-    (note,) = tracker.publish(sweep, replace(PUBLICATION, run_id=run_id))
-    assert note.startswith("note: the best model is not in MLflow: ")
-    assert "no registry here" in note
-    assert client.get_experiment(sweep.experiment_id).tags["mlflow.sharedViewState.0123"] == "{}"
-
-
-def test_a_file_of_a_run_is_where_it_is_said_to_be(tmp_path: Path) -> None:
-    """From this folder, where it lies below it."""
-    tracker = MlflowTracker(None)
-    _, run_id = begin(tracker)
-    tracker.finish_trial(run_id, Trial(0, CONFIG), RESULT)
-    located = tracker.locate(run_id, "top.csv")
-    assert not Path(located).is_absolute()
-    assert (tmp_path / located).read_bytes() == b"a,b\n"
 
 
 def test_more_curve_points_than_a_batch_takes_are_all_written(client: MlflowClient) -> None:
@@ -310,67 +222,6 @@ def test_a_long_proposal_is_read_back_whole() -> None:
     trial = Trial(0, CONFIG, json.dumps({"params": {f"parameter_{index}": index for index in range(1500)}}))
     tracker.finish_trial(tracker.start_trial(sweep, trial, "t", {}), trial, RESULT)
     assert tracker.open_sweep(INFO, fresh=False).records[0].trial == trial
-
-
-def test_readers_do_not_block_a_writer() -> None:
-    """The store is in write-ahead mode: with a reader's transaction open a trial is written at once."""
-    tracker = MlflowTracker(None)
-    sweep = tracker.open_sweep(INFO, fresh=False)
-    reader = sqlite3.connect("mlflow.db", isolation_level=None)
-    assert reader.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    reader.execute("BEGIN")
-    before = reader.execute("SELECT count(*) FROM runs").fetchone()
-    tracker.finish_trial(tracker.start_trial(sweep, Trial(0, CONFIG), "t", {}), Trial(0, CONFIG), RESULT)
-    assert reader.execute("SELECT count(*) FROM runs").fetchone() == before
-    reader.close()
-
-
-def test_mlruns_and_store_of_an_environment_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """``MLFLOW_TRACKING_URI`` is honoured, and the files lie beside that store."""
-    (tmp_path / "elsewhere").mkdir()
-    shutil.copy(tmp_path / "mlflow.db", tmp_path / "elsewhere" / "runs.db")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/elsewhere/runs.db")
-    _, run_id = begin(tracker := MlflowTracker(None))
-    tracker.finish_trial(run_id, Trial(0, CONFIG), RESULT)
-    assert (tmp_path / "elsewhere" / "mlruns" / "tiny" / run_id / "artifacts" / "top.csv").exists()
-    assert not (tmp_path / "mlruns").exists()
-
-
-def test_an_experiment_of_a_server_is_refused_in_one_sentence(client: MlflowClient) -> None:
-    """Where ``mlflow ui`` made the experiment, its files can only be written by a server: the error says so."""
-    client.create_experiment("tiny", artifact_location="mlflow-artifacts:/7")
-    with pytest.raises(UserError, match=r"experiment 'tiny' keeps its files at mlflow-artifacts:/7, which only an MLflow server"):
-        MlflowTracker(None).open_sweep(INFO, fresh=False)
-
-
-def test_an_experiment_in_the_trash_is_said_to_be_there(client: MlflowClient) -> None:
-    """The error names the command that restores it."""
-    client.delete_experiment(client.create_experiment("tiny"))
-    with pytest.raises(UserError, match="mlflow experiments restore -x"):
-        MlflowTracker(None).open_sweep(INFO, fresh=False)
-
-
-def test_a_store_that_was_moved_is_refused(tmp_path: Path) -> None:
-    """The files' place is fixed in the store: when the folder has moved, one line says so, and the old folder stays away."""
-    old, new = tmp_path / "old", tmp_path / "new"
-    old.mkdir()
-    shutil.copy(tmp_path / "mlflow.db", old)
-    begin(tracker := MlflowTracker(f"sqlite:///{old}/mlflow.db"))
-    assert tracker.open_sweep(INFO).notes == ()
-    old.rename(new)
-    with pytest.raises(UserError, match="there is no such folder: move it back"):
-        MlflowTracker(f"sqlite:///{new}/mlflow.db").open_sweep(INFO)
-    assert not old.exists()
-
-
-def test_a_store_that_was_copied_is_pointed_out(tmp_path: Path) -> None:
-    """Where the old folder is still there the files go there, and the user is told."""
-    (tmp_path / "old").mkdir()
-    shutil.copy(tmp_path / "mlflow.db", tmp_path / "old")
-    begin(MlflowTracker(f"sqlite:///{tmp_path}/old/mlflow.db"))
-    shutil.copytree(tmp_path / "old", tmp_path / "new")
-    (note,) = MlflowTracker(f"sqlite:///{tmp_path}/new/mlflow.db").open_sweep(INFO).notes
-    assert f"keeps its files at file://{tmp_path}/old/mlruns/tiny" in note
 
 
 def test_a_sweep_that_another_command_runs_is_refused() -> None:
@@ -426,28 +277,3 @@ def test_a_fresh_sweep_leaves_nothing_running_of_the_one_before(client: MlflowCl
     assert {client.get_run(each).info.status for each in (sweep.run_id, run_id)} == {"KILLED"}
     assert client.get_run(run_id).info.lifecycle_stage == "active"
     assert client.get_run(fresh.run_id).info.status == "RUNNING"
-
-
-def test_a_store_that_breaks_during_a_sweep_is_named(tmp_path: Path) -> None:
-    """Whatever MLflow raises becomes one line with the store and the cause."""
-    _, run_id = begin(tracker := MlflowTracker(None))
-    connection = sqlite3.connect(tmp_path / "mlflow.db")
-    connection.execute("DROP TABLE metrics")
-    connection.commit()
-    connection.close()
-    with pytest.raises(UserError, match=r"the tracking store sqlite:///mlflow\.db cannot be used: .*no such table"):
-        tracker.log_epochs(run_id, LOGS)
-
-
-def _open_store(folder: str) -> int:
-    return len(
-        MlflowTracker(f"sqlite:///{folder}/mlflow.db").open_sweep(replace(INFO, study=f"s{Path.cwd()}"), fresh=True).run_id
-    )
-
-
-@pytest.mark.slow
-def test_several_processes_may_start_on_a_missing_store(tmp_path: Path) -> None:
-    """Three at once, and all three write: the tables are made once, under a lock."""
-    (tmp_path / "mlflow.db").unlink()
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
-        assert pool.map(_open_store, [str(tmp_path)] * 3) == [32, 32, 32]
