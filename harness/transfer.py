@@ -14,7 +14,8 @@ HIDDEN_UNITS = 64
 LEARNING_RATE = 2e-3
 BATCH_SIZE = 16
 CURVE_TEST_IMAGES = 1000
-"""Test images on which the per-epoch curves are measured; the accuracies after the last epoch use them all."""
+"""Test images on which the per-epoch curves are measured, each by one of the draws; the accuracies after the last epoch use all
+test images, in every draw."""
 
 CALIBRATION_IMAGES = 4096
 
@@ -97,6 +98,17 @@ class TransferTask:
     seed: int
     validation: LabelledInputs | None = None
 
+    def shown(self, draw: int) -> LabelledInputs:
+        """The draw's own part of the test inputs of the curves.
+
+        The mean over the draws then sees as many images as one draw did that saw them all, for a fraction of the time, which
+        would else be most of the training's.
+        """
+        size = max(1, min(CURVE_TEST_IMAGES, len(self.test.labels)) // len(self.draws))
+        start = draw * size % len(self.test.labels)
+        part = slice(start, start + size)
+        return LabelledInputs(self.test.inputs[part], self.test.labels[part])
+
     def net(self, draw: int) -> nn.Sequential:
         """Encoder, scale and MLP as they are before the training on a draw."""
         head = make_head(self.reference.shape[1], self.classes, self.seed + draw).to(self.reference.device)
@@ -131,14 +143,14 @@ def classify(task: TransferTask) -> TransferOutcome:
 def _classify_draw(task: TransferTask, index: int) -> tuple[float, Tensor, float]:
     """Test accuracy, curves and validation accuracy, which is NaN without such inputs."""
     net = task.net(index)
-    accuracy, curves = _train(net, task.draws[index], task, task.seed + index)
+    accuracy, curves = _train(net, task, index)
     return accuracy, curves, _loss_and_accuracy(net, task.validation)[1] if task.validation else float("nan")
 
 
 def train_classifier(task: TransferTask) -> nn.Sequential:
     """The classifier, and the encoder under it, trained on the first draw; in evaluation mode."""
     net = task.net(0)
-    _train(net, task.draws[0], task, task.seed)
+    _train(net, task, 0)
     return net.eval()
 
 
@@ -162,11 +174,11 @@ def calibrate_batch_norm(encoder: nn.Module, images: Tensor) -> None:
 
 
 @torch.enable_grad()
-def _train(net: nn.Module, draw: LabelledInputs, task: TransferTask, seed: int) -> tuple[float, Tensor]:
-    """Gives the accuracy on all test images and the curves, (epochs, 4)."""
+def _train(net: nn.Module, task: TransferTask, index: int) -> tuple[float, Tensor]:
+    """Trains on a draw; gives the accuracy on all test images and the curves, (epochs, 4)."""
+    draw, shown = task.draws[index], task.shown(index)
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE, fused=True)
-    generator = torch.Generator().manual_seed(seed)
-    shown = LabelledInputs(task.test.inputs[:CURVE_TEST_IMAGES], task.test.labels[:CURVE_TEST_IMAGES])
+    generator = torch.Generator().manual_seed(task.seed + index)
     curves = torch.empty(task.epochs, len(CURVES), dtype=torch.float64)
     for epoch in range(task.epochs):
         net.train()

@@ -12,8 +12,6 @@ from torch.nn import functional
 from harness.optimizers import StackedAdam
 from harness.stacks import Twin, stack, stack_states
 from harness.transfer import (
-    CURVE_TEST_IMAGES,
-    CURVES,
     LEARNING_RATE,
     LabelledInputs,
     Standardize,
@@ -56,12 +54,17 @@ class _Job:
         """What it is trained on."""
         return self.task.draws[self.draw]
 
+    @property
+    def shown(self) -> LabelledInputs:
+        """What its curves are measured on."""
+        return self.task.shown(self.draw)
+
 
 def classify_all(tasks: Sequence[TransferTask], dtype: torch.dtype = torch.float32) -> list[TransferOutcome]:
     """Gives what ``transfer.classify`` gives for each task, up to rounding.
 
     Args:
-        tasks: With encoders of one structure and as many epochs, classes and labelled inputs each, all of them with
+        tasks: With encoders of one structure and as many epochs, classes, draws and labelled inputs each, all of them with
             validation inputs or none; their codes, and inputs that are codes, may differ in size.
         dtype: Of the operands of products in training steps.
     """
@@ -86,8 +89,8 @@ def _train_nets(jobs: Sequence[_Job], dtype: torch.dtype) -> tuple[Tensor, Tenso
     net = stack([job.task.net(job.draw) for job in jobs], dtype, {Standardize: StackedStandardize})
     optimizer = StackedAdam(net, [LEARNING_RATE] * count)
     labelled = _together([job.labelled for job in jobs])
-    test = _together([job.task.test for job in jobs])
-    shown = LabelledInputs(test.inputs[:, :CURVE_TEST_IMAGES], test.labels[:, :CURVE_TEST_IMAGES])
+    shown = _together([job.shown for job in jobs])
+    both = LabelledInputs(torch.cat((labelled.inputs, shown.inputs), dim=1), torch.cat((labelled.labels, shown.labels), dim=1))
     curves = []
     for batches in _epochs(jobs, labelled):
         net.train()
@@ -97,9 +100,8 @@ def _train_nets(jobs: Sequence[_Job], dtype: torch.dtype) -> tuple[Tensor, Tenso
             losses = functional.cross_entropy(net(inputs), labelled.labels.flatten().index_select(0, batch), reduction="none")
             (losses.sum() / (len(batch) / count)).backward()  # the sum of every net's mean: its weights are in its own
             optimizer.step(1.0)
-        curves.append(_measure(net, labelled, shown))
-    all_shown = shown.labels.shape == test.labels.shape
-    accuracies = curves[-1][:, CURVES.index("test_accuracy")] if all_shown else _losses_and_accuracies(net, test)[1]
+        curves.append(_measure(net, both, labelled.labels.shape[1]))
+    accuracies = _accuracies(net, _together([job.task.test for job in jobs]))
     return accuracies.cpu(), torch.stack(curves, dim=1).cpu(), _validation_accuracies(net, jobs)
 
 
@@ -107,14 +109,13 @@ def _validation_accuracies(net: nn.Module, jobs: Sequence[_Job]) -> Tensor:
     parts = [job.task.validation for job in jobs if job.task.validation]
     if len(parts) < len(jobs):
         return torch.full((len(jobs),), torch.nan, dtype=torch.float64)
-    return _losses_and_accuracies(net, _together(parts))[1].cpu()
+    return _accuracies(net, _together(parts)).cpu()
 
 
-def _measure(net: nn.Module, labelled: LabelledInputs, shown: LabelledInputs) -> Tensor:
-    """One epoch of every net's curves, (nets, 4)."""
-    (train_loss, train_accuracy), (test_loss, test_accuracy) = (_losses_and_accuracies(net, part) for part in (labelled, shown))
-    by_name = {"train_loss": train_loss, "test_loss": test_loss, "train_accuracy": train_accuracy, "test_accuracy": test_accuracy}
-    return torch.stack([by_name[name] for name in CURVES], dim=1)
+def _measure(net: nn.Module, both: LabelledInputs, labelled: int) -> Tensor:
+    """One epoch of every net's ``CURVES``, (nets, 4), from so many labelled inputs of each and the test inputs after them."""
+    parts = [part for numbers in _losses_and_hits(net, both) for part in numbers.tensor_split([labelled], dim=1)]
+    return torch.stack([part.mean(dim=1) for part in parts], dim=1)
 
 
 def _together(parts: Sequence[LabelledInputs]) -> LabelledInputs:
@@ -139,13 +140,18 @@ def _epochs(jobs: Sequence[_Job], labelled: LabelledInputs) -> list[list[Tensor]
     return epochs
 
 
+def _accuracies(net: nn.Module, part: LabelledInputs) -> Tensor:
+    """Each net's in evaluation mode, (nets,), float64."""
+    return _losses_and_hits(net, part)[1].mean(dim=1)
+
+
 @torch.no_grad()
-def _losses_and_accuracies(net: nn.Module, part: LabelledInputs) -> tuple[Tensor, Tensor]:
-    """Each net's mean cross-entropy and accuracy in evaluation mode, (nets,), float64."""
+def _losses_and_hits(net: nn.Module, part: LabelledInputs) -> tuple[Tensor, Tensor]:
+    """Each net's cross-entropy of each input in evaluation mode, and 1 where its class is right, both (nets, L), float64."""
     net.eval()
     count, size = part.labels.shape
     at_once = BLOCK if part.labels.device.type == "cpu" else BLOCK_ON_GPU
     block = max(1, at_once // part.inputs[0, 0].numel())
     logits = torch.cat([net(inputs.flatten(0, 1)).unflatten(0, (count, -1)) for inputs in part.inputs.split(block, dim=1)], dim=1)
     losses = functional.cross_entropy(logits.flatten(0, 1), part.labels.flatten(), reduction="none").view(count, size)
-    return losses.double().mean(dim=1), (logits.argmax(dim=2) == part.labels).double().mean(dim=1)
+    return losses.double(), (logits.argmax(dim=2) == part.labels).double()

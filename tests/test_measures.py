@@ -441,18 +441,15 @@ def test_the_training_curve_is_a_line_an_epoch(evaluation: Evaluation, files: di
     assert rows.tolist() == [[getattr(log, name) for name in heading]]
 
 
-def test_the_transfer_curves_end_at_the_accuracies(
-    evaluation: Evaluation, files: dict[str, bytes], metrics: dict[str, float]
-) -> None:
-    """A column for each mode and curve, a line an epoch; all test images are few enough to be on the curve."""
+def test_the_transfer_curves_are_means_over_the_draws(evaluation: Evaluation, files: dict[str, bytes]) -> None:
+    """A column for each mode and curve, a line an epoch."""
     heading, rows = _rows(files["curves/transfer.csv"])
     assert heading == ["epoch", *(f"transfer/{mode}/{name}" for mode in TRANSFER_MODES for name in CURVES)]
     assert rows[:, 0].tolist() == [1, 2]
     for mode in TRANSFER_MODES:
-        last = rows[-1, heading.index(f"transfer/{mode}/test_accuracy")]
-        assert last == pytest.approx(metrics[f"transfer/{mode}_accuracy"])
-        losses = evaluation.transfers[mode].curves.numpy()[:, :, CURVES.index("train_loss")]
-        np.testing.assert_allclose(rows[:, heading.index(f"transfer/{mode}/train_loss")], losses.mean(axis=0))
+        for index, name in enumerate(CURVES):
+            expected = evaluation.transfers[mode].curves.numpy()[:, :, index].mean(axis=0)
+            np.testing.assert_allclose(rows[:, heading.index(f"transfer/{mode}/{name}")], expected)
 
 
 def test_a_failed_trial_leaves_its_reason_its_configuration_and_what_it_trained(evaluation: Evaluation) -> None:

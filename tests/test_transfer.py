@@ -134,6 +134,25 @@ def test_the_accuracy_is_that_of_all_test_images_and_the_curves_of_the_first(way
     assert outcome.accuracy == pytest.approx(1000 / 1500)
 
 
+def test_every_image_of_the_curves_is_seen_by_one_of_the_draws(way: Way) -> None:
+    """Four draws and ten images each: those of the last have wrong labels, so that its curve ends at 0 and the others' at 1."""
+    test = _blobs(41, 1, gap=20)
+    wrong = torch.where(torch.arange(41) < 30, test.labels, (test.labels + 1) % 3)
+    draws = [_blobs(60, seed, gap=20) for seed in (2, 3, 4, 5)]
+    task = TransferTask(nn.Identity(), draws, LabelledInputs(test.inputs, wrong), _blobs(200, 6, gap=20).inputs, 3, 40, seed=0)
+    outcome = way(task)
+    assert outcome.curves[:, -1, transfer.CURVES.index("test_accuracy")].tolist() == [1, 1, 1, 0]
+    assert outcome.accuracies.tolist() == pytest.approx([30 / 41] * 4)
+
+
+def test_curves_of_more_draws_than_test_images_see_one_each(way: Way) -> None:
+    """Two images for three draws: the third sees the first again."""
+    test = _blobs(2, 1, gap=20)
+    task = TransferTask(nn.Identity(), [_blobs(20, 2, gap=20)] * 3, test, _blobs(50, 3, gap=20).inputs, 3, 30, seed=0)
+    assert [task.shown(draw).inputs.tolist() for draw in range(3)] == test.inputs[[0, 1, 0]].unsqueeze(1).tolist()
+    assert torch.isfinite(way(task).curves).all()
+
+
 def test_mean_and_spread_over_the_draws_by_hand() -> None:
     """0.5 and 0.7: mean 0.6, sample standard deviation sqrt(0.02)."""
     outcome = TransferOutcome(torch.tensor([0.5, 0.7], dtype=torch.float64), torch.zeros(2, 1, 4))
@@ -160,13 +179,18 @@ def test_equal_seeds_give_equal_results_and_leave_the_global_random_state(way: W
     assert not torch.equal(first.curves, way(TransferTask(nn.Identity(), draws, test, reference, 3, 3, seed=6)).curves)
 
 
+def _on_labelled(outcome: TransferOutcome) -> Tensor:
+    """The curves on the labelled inputs, which do not depend on how many draws share the test inputs."""
+    return outcome.curves[:, :, [transfer.CURVES.index("train_loss"), transfer.CURVES.index("train_accuracy")]]
+
+
 def test_the_number_of_the_draw_is_added_to_the_seed() -> None:
     """The second draw from seed 5 is trained as the only one from seed 6: draws do not touch one another."""
     one, two = _blobs(30, 1, gap=2), _blobs(30, 2, gap=2)
     test, reference = _blobs(200, 3, gap=2), _blobs(100, 4, gap=2).inputs
     both = classify(TransferTask(nn.Identity(), [one, two], test, reference, 3, 3, seed=5))
     alone = classify(TransferTask(nn.Identity(), [two], test, reference, 3, 3, seed=6))
-    assert torch.equal(both.curves[1], alone.curves[0])
+    assert torch.equal(_on_labelled(both)[1], _on_labelled(alone)[0])
     assert both.accuracies[1] == alone.accuracies[0]
 
 
@@ -219,7 +243,8 @@ def test_every_draw_starts_from_the_same_encoder() -> None:
     reference = torch.rand(50, 3, generator=torch.Generator().manual_seed(0))
     both = classify(TransferTask(encoder, draws, test, reference, 2, 2, seed=0))
     alone = classify(TransferTask(encoder, draws[1:], test, reference, 2, 2, seed=1))
-    assert torch.equal(both.curves[1], alone.curves[0])
+    assert torch.equal(_on_labelled(both)[1], _on_labelled(alone)[0])
+    assert both.accuracies[1] == alone.accuracies[0]
 
 
 def test_an_image_is_classified_the_same_whatever_is_tested_beside_it() -> None:
