@@ -93,6 +93,11 @@ class TrialConfig:
         """The configuration with its seed set to 0: equal for replicates of one another."""
         return replace(self, seed=0)
 
+    @property
+    def training(self) -> TrialConfig:
+        """The configuration with what only the evaluation uses set to 1: equal for those that train the same network."""
+        return replace(self, labels=1, draws=1, transfer_epochs=1)
+
     def to_params(self) -> dict[str, str]:
         """The fields as text, those that are ``None`` in the word that the command line uses for it."""
         return {each.name: _as_text(each.metadata["rule"], getattr(self, each.name)) for each in fields(self)}

@@ -45,16 +45,33 @@ def model_seconds(study: StudyConfig) -> float:
     axes = itertools.product(*study.grid.values(), study.variants or ({},))
     size = math.prod(map(len, study.grid.values())) * max(1, len(study.variants))
     points = [dict(zip(study.grid, values, strict=False)) | dict(values[-1]) for values in itertools.islice(axes, MOST_POINTS)]
-    seconds = sum(_trial_seconds(replace(study.base, **point)) for point in points)
+    configs = [replace(study.base, **point) for point in points]
+    seconds = sum(map(_training_seconds, {config.training for config in configs})) + sum(map(_evaluation_seconds, configs))
     return seconds * study.seeds * size / len(points)
 
 
 def _trial_seconds(config: TrialConfig) -> float:
-    known = TRAINING_IMAGES.get(config.dataset, LARGE_TRAINING_IMAGES)
-    images, labels = min(config.train_size or known, known), min(config.labels, known)
-    work = ARCHITECTURE_WORK.get(config.architecture, 1.0) * (1.0 if config.dataset in TRAINING_IMAGES else LARGE_IMAGE_WORK)
-    labelled = 2 * labels * config.transfer_epochs * config.draws  # with the encoder that was trained and with one that was not
-    return work * (IMAGE_SECONDS * images * config.epochs + LABELLED_SECONDS * labelled) + TRIAL_SECONDS
+    return _training_seconds(config) + _evaluation_seconds(config)
+
+
+def _training_seconds(config: TrialConfig) -> float:
+    images = min(config.train_size or _known(config), _known(config))
+    return _work(config) * IMAGE_SECONDS * images * config.epochs
+
+
+def _evaluation_seconds(config: TrialConfig) -> float:
+    """With the encoder that was trained and with one that was not; and all else of a trial."""
+    labelled = 2 * min(config.labels, _known(config)) * config.transfer_epochs * config.draws
+    return _work(config) * LABELLED_SECONDS * labelled + TRIAL_SECONDS
+
+
+def _known(config: TrialConfig) -> int:
+    return TRAINING_IMAGES.get(config.dataset, LARGE_TRAINING_IMAGES)
+
+
+def _work(config: TrialConfig) -> float:
+    of_image = 1.0 if config.dataset in TRAINING_IMAGES else LARGE_IMAGE_WORK
+    return ARCHITECTURE_WORK.get(config.architecture, 1.0) * of_image
 
 
 def estimate(study: StudyConfig) -> str:

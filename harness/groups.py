@@ -31,17 +31,18 @@ def partition(trials: Sequence[Trial], group_size: int, parts: int = 1) -> list[
 
     A function of the trials alone, not of the workers or of what has ended, so that neither can change a result: of a
     group that has ended in part the rest is trained, as members of that group. Members differ in seed, latent size,
-    learning rate and weight of the decorrelation penalty at most.
+    learning rate, weight of the decorrelation penalty, and what only the evaluation uses, at most; those that differ in the
+    latter alone train one network.
 
     Args:
         trials: All of a round.
-        group_size: Trials in a group at the most.
+        group_size: Networks in a group at the most.
         parts: Groups at the least into which trials that are alike are divided.
     """
     by_kind: dict[TrialConfig, list[Trial]] = {}
     for trial in trials:
         by_kind.setdefault(_kind(trial), []).append(trial)
-    groups = [group for members in by_kind.values() for group in _divide(members, max(parts, -(-len(members) // group_size)))]
+    groups = [group for members in by_kind.values() for group in _divide(members, group_size, parts)]
     return sorted(groups, key=lambda members: members[0].number)
 
 
@@ -67,14 +68,32 @@ def named_group(name: str, trial: Trial, trials: Iterable[Trial]) -> list[Trial]
 
 def _kind(trial: Trial) -> TrialConfig:
     """Equal for trials that can be members of one group."""
-    return replace(trial.config, seed=0, latent_size=1, learning_rate=1.0, decorrelation=0.0)
+    return replace(
+        trial.config, seed=0, latent_size=1, learning_rate=1.0, decorrelation=0.0, labels=1, draws=1, transfer_epochs=1
+    )
 
 
-def _divide(members: list[Trial], parts: int) -> list[list[Trial]]:
-    """Cuts members in order into parts whose sizes differ by one at most."""
-    parts = min(parts, len(members))
-    ends = [len(members) * part // parts for part in range(parts + 1)]
-    return [members[start:end] for start, end in pairwise(ends)]
+def _network(trial: Trial) -> tuple[float, ...]:
+    """Which of the networks of its kind a trial trains."""
+    config = trial.config
+    return config.seed, config.latent_size, config.learning_rate, config.decorrelation
+
+
+def _divide(members: list[Trial], group_size: int, parts: int) -> list[list[Trial]]:
+    """Cuts members in order into groups whose numbers of networks differ by one at most, where none comes back later."""
+    networks = len(set(map(_network, members)))
+    parts = min(max(parts, -(-networks // group_size)), networks)
+    ends = [networks * part // parts for part in range(parts + 1)]
+    sizes = [end - start for start, end in pairwise(ends)]
+    groups: list[list[Trial]] = [[]]
+    seen: set[tuple[float, ...]] = set()
+    for member in members:
+        seen.add(_network(member))
+        if len(seen) > sizes[min(len(groups), parts) - 1]:
+            groups.append([])
+            seen = {_network(member)}
+        groups[-1].append(member)
+    return groups
 
 
 def least_parts(wanted: int, placement: Placement) -> int:
@@ -103,8 +122,15 @@ def choose_group_size(wanted: int, placement: Placement, pixels: int) -> int:
 
 
 def evaluation_parts(members: Sequence[Trial], placement: Placement, pixels: int) -> list[list[Trial]]:
-    """Cuts a trained group, in order, into the parts that are evaluated as one task each: a function of the group alone."""
-    if placement.device != "cpu":
-        return [list(members)]
-    size = EVALUATED_OF_SMALL if pixels <= SMALL_IMAGE else EVALUATED_OF_LARGE
-    return [list(members[start : start + size]) for start in range(0, len(members), size)]
+    """Cuts a trained group into the parts that are evaluated as one task each: a function of the group alone.
+
+    Members of a part are alike in what only the evaluation uses, so that they can be evaluated as a stack.
+    """
+    size = len(members)
+    if placement.device == "cpu":
+        size = EVALUATED_OF_SMALL if pixels <= SMALL_IMAGE else EVALUATED_OF_LARGE
+    alike: dict[tuple[int, ...], list[Trial]] = {}
+    for member in members:
+        config = member.config
+        alike.setdefault((config.labels, config.draws, config.transfer_epochs), []).append(member)
+    return [each[start : start + size] for each in alike.values() for start in range(0, len(each), size)]

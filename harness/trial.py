@@ -62,10 +62,10 @@ def set_up_worker(data: datasets.ImageSet, program: Mapping[str, str]) -> None:
 def run_segment(
     configs: Sequence[TrialConfig], states: Sequence[TrainState] | None, epochs: int, placement: Placement, at_once: int = 0
 ) -> Segment:
-    """Trains a group for some epochs more.
+    """Trains a group for some epochs more; members that differ in what only the evaluation uses share one training.
 
     Args:
-        configs: The members, of one architecture, dataset, batch size and number of epochs.
+        configs: The members, as ``groups.partition`` puts them together.
         states: One a member, from the segment before; ``None`` for the first segment.
         epochs: How many.
         placement: Where the images are and where to train.
@@ -75,9 +75,35 @@ def run_segment(
         material = gather(configs[0], placement)
         if states is None:
             states = [_begin(config, material) for config in configs]
+        firsts = _first_of_its_kind(configs, states)
+        chosen = sorted(set(firsts))
+        own_configs, own_states = [configs[index] for index in chosen], [states[index] for index in chosen]
         if placement.trainer == "plain":
-            return Segment(*train_group(configs, states, epochs, material.splits))
-        return _train_in_memory(configs, states, epochs, material, placement, at_once or len(configs))
+            segment = Segment(*train_group(own_configs, own_states, epochs, material.splits))
+        else:
+            segment = _train_in_memory(own_configs, own_states, epochs, material, placement, at_once or len(chosen))
+        return segment if len(chosen) == len(configs) else _shared_out(segment, states, firsts)
+
+
+def _first_of_its_kind(configs: Sequence[TrialConfig], states: Sequence[TrainState]) -> list[int]:
+    """For each member the place of the first with the same training, of which one may have been given up before another."""
+    found: dict[tuple[TrialConfig, int, str], int] = {}
+    return [
+        found.setdefault((config.training, state.epoch, state.failure), place)
+        for place, (config, state) in enumerate(zip(configs, states, strict=True))
+    ]
+
+
+def _shared_out(segment: Segment, before: Sequence[TrainState], firsts: Sequence[int]) -> Segment:
+    """A segment of the members that were trained as one of all members, each with its share of the time."""
+    trained = {first: place for place, first in enumerate(sorted(set(firsts)))}
+    states, logs = [], []
+    for state, first in zip(before, firsts, strict=True):
+        place, sharers = trained[first], firsts.count(first)
+        own = [replace(log, seconds=log.seconds / sharers) for log in segment.logs[place]]
+        states.append(replace(segment.states[place], logs=(*state.logs, *own)))
+        logs.append(own)
+    return Segment(states, logs, segment.at_once)
 
 
 def _train_in_memory(
@@ -116,7 +142,7 @@ def evaluate_group(
     """Measures every member of a trained group; one that failed in training, or fails here, is a failed result.
 
     Args:
-        configs: The members, of one architecture, dataset, batch size and number of epochs.
+        configs: The members, as ``groups.evaluation_parts`` puts them together.
         states: One a member, after its last epoch.
         placement: Where the images are and where to compute.
         measures: The ``measures.GROUPS`` to measure as well.

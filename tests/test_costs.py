@@ -34,6 +34,15 @@ def test_more_work_takes_longer() -> None:
     assert model_seconds(replace(search, confirm=3)) == pytest.approx(35 / 20 * model_seconds(search))
 
 
+def test_a_network_that_several_numbers_of_labels_share_counts_once() -> None:
+    """Doubling the epochs adds one training's time, with one number of labels as with three."""
+    added = []
+    for labels in ((20,), (10, 20, 40)):
+        study = replace(STUDY, grid={"labels": labels})
+        added.append(model_seconds(replace(study, base=replace(study.base, epochs=60))) - model_seconds(study))
+    assert added[1] == pytest.approx(added[0])
+
+
 def test_labels_and_images_count_only_as_far_as_there_are_any() -> None:
     """A thousand times as many of either make no difference on digits."""
     some, more = (model_seconds(replace(STUDY, base=TrialConfig(train_size=size, labels=size))) for size in (1_294, 1_294_000))

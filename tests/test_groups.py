@@ -53,6 +53,47 @@ def test_members_of_a_group_share_batch_size_and_epochs() -> None:
     assert [[trial.number for trial in members] for members in groups] == [[0], [1], [2, 3, 4, 5], [6], [7]]
 
 
+def labelled(seeds: int, *, inner: tuple[int, ...] = (2,)) -> list[Trial]:
+    """For each seed 10, 20 and 40 labels at each latent size, as a grid has them."""
+    configs = [
+        resolve(replace(TINY, seed=seed, labels=labels, latent_size=size))
+        for seed in range(seeds)
+        for labels in (10, 20, 40)
+        for size in inner
+    ]
+    return [Trial(number, config) for number, config in enumerate(configs)]
+
+
+@pytest.mark.parametrize(
+    ("trials", "group_size", "parts", "expected"),
+    [
+        (labelled(3), 7, 1, [range(9)]),
+        (labelled(3), 2, 1, [range(3), range(3, 9)]),
+        (labelled(3), 1, 1, [range(3), range(3, 6), range(6, 9)]),
+        (labelled(2), 7, 2, [range(3), range(3, 6)]),
+        (labelled(1), 7, 2, [range(3)]),
+        (labelled(2, inner=(2, 3)), 2, 1, [range(6), range(6, 12)]),
+    ],
+)
+def test_trials_of_one_network_are_in_one_group(trials: list[Trial], group_size: int, parts: int, expected: list[range]) -> None:
+    """However many labels there are to evaluate it with: they are no members of their own to the size of groups."""
+    groups = partition(trials, group_size, parts)
+    assert [[trial.number for trial in members] for members in groups] == [list(numbers) for numbers in expected]
+
+
+def test_a_network_whose_trials_lie_apart_is_trained_in_each_group_that_has_one() -> None:
+    """Groups are runs of numbers, by which they are found again: latent sizes within labels, one network to a group."""
+    groups = partition(labelled(1, inner=(2, 3)), 1)
+    assert [[trial.number for trial in members] for members in groups] == [[number] for number in range(6)]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_parts_of_an_evaluation_have_labelled_images_of_one_kind(device: str) -> None:
+    """Those with as many labels together, so that their classifiers are a stack."""
+    parts = evaluation_parts(labelled(3), Placement(".", device), SMALL)
+    assert [[trial.number for trial in part] for part in parts] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
+
+
 def test_workers_are_as_many_as_asked_for_or_as_there_are_cores() -> None:
     """An explicit number wins; automatic is at least one."""
     assert choose_workers(5, "cpu") == 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from harness import provenance, train, train_stack, transfer
-from harness.config import Placement, TrialConfig, TrialResult
+from harness import provenance, train, train_stack, transfer, trial
+from harness.config import EpochLog, Placement, TrialConfig, TrialResult
 from harness.executors import EXECUTORS
 from harness.measures import METRICS
 from harness.models import ARCHITECTURES, resolve
 from harness.options import PRECISIONS as NAMED_PRECISIONS
 from harness.options import TRAINERS
 from harness.rules import UserError
+from harness.train import TrainState
 from harness.trial import PRECISIONS, Segment, evaluate_group, run_segment
 from harness.workers import Wanted
 from tests.support import EXECUTOR_NAMES, TIMES, TINY, torch_settings
@@ -81,6 +82,60 @@ def test_a_stack_too_large_for_the_memory_is_halved_until_it_fits(tmp_path: Path
     sizes.clear()
     assert run_segment(configs, segment.states, 1, placement, segment.at_once).at_once == 2
     assert sizes == [2, 2, 1]
+
+
+def shared(labels: Sequence[int] = (10, 20, 20, 40)) -> list[TrialConfig]:
+    """Members of two networks, of seed 0 and of seed 1, with labels of their own."""
+    configs = [replace(TINY, architecture="linear", epochs=4, labels=count, seed=place % 2) for place, count in enumerate(labels)]
+    return [resolve(config) for config in configs]
+
+
+def test_members_that_differ_in_their_labels_share_one_training(placement: Placement, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two networks for four members, with the bits that they have without the others, and each with its share of the time."""
+    alone = run_segment(shared()[:2], None, 2, placement)
+    trained: list[int] = []
+    for name in ("train_group", "train_group_as_stack"):
+        monkeypatch.setattr(trial, name, _counted(getattr(trial, name), trained))
+    segment = run_segment(shared(), run_segment(shared(), None, 1, placement).states, 1, placement)
+    assert trained == [2, 2]
+    for place, (state, logs) in enumerate(zip(segment.states, segment.logs, strict=True)):
+        expected = alone.states[place % 2]
+        assert state.weights.keys() == expected.weights.keys()
+        assert all(np.array_equal(array, expected.weights[name]) for name, array in state.weights.items())
+        assert [replace(log, seconds=0.0) for log in state.logs] == [replace(log, seconds=0.0) for log in expected.logs]
+        assert logs == [state.logs[-1]]
+    assert segment.states[0].logs[-1].seconds == segment.states[2].logs[-1].seconds
+
+
+def _counted(train_them: Callable[..., Any], sizes: list[int]) -> Callable[..., Any]:
+    def counting(configs: Sequence[TrialConfig], *arguments: Any) -> Any:
+        sizes.append(len(configs))
+        return train_them(configs, *arguments)
+
+    return counting
+
+
+def test_a_member_that_is_given_up_does_not_end_the_others_of_its_network(placement: Placement) -> None:
+    """The first stays as it was, and the third, with other labels and the same network, goes on."""
+    states = run_segment(shared(), None, 2, placement).states
+    states[0] = replace(states[0], failure="pruned", is_pruned=True)
+    after = run_segment(shared(), states, 2, placement).states
+    assert [state.epoch for state in after] == [2, 4, 4, 4]
+    assert [state.is_pruned for state in after] == [True, False, False, False]
+
+
+def test_the_time_of_a_shared_training_is_counted_once(placement: Placement, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three members share an epoch of 6 s: 2 s each, and 2 s more in the next."""
+    log = EpochLog(1, 0.1, 0.1, 0.1, 0.01, 6.0)
+
+    def made_up(configs: Sequence[TrialConfig], states: Sequence[TrainState], *_: Any) -> Any:
+        return [replace(state, epoch=state.epoch + 1, logs=(*state.logs, log)) for state in states], [[log] for _ in states]
+
+    for name in ("train_group", "train_group_as_stack"):
+        monkeypatch.setattr(trial, name, made_up)
+    configs = [replace(shared()[0], labels=count) for count in (10, 20, 40)]
+    states = run_segment(configs, run_segment(configs, None, 1, placement).states, 1, placement).states
+    assert [[each.seconds for each in state.logs] for state in states] == [[2.0, 2.0]] * 3
 
 
 @pytest.mark.parametrize("other", EXECUTOR_NAMES[1:])
