@@ -179,9 +179,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     if not p_values or any(math.isnan(value) for value in p_values):
         return list(p_values)
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(value) for value in multipletests(p_values, method="holm")[1]]
+    values = np.asarray(p_values, dtype=float)  # statsmodels collects garbage at every call: 0.2 s with torch loaded
+    order = np.argsort(values, kind="stable")
+    steps = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(steps, 1.0)
+    return [float(value) for value in corrected]
 
 
 def non_inferior(values: Sequence[float] | Array, best: Sequence[float] | Array, margin: float) -> float:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from harness.statistics import (
     Interval,
@@ -109,6 +110,13 @@ def test_one_pair_has_no_p_value() -> None:
     assert found.difference.mean == -1
     assert math.isnan(found.p_value)
     assert math.isnan(found.difference.low)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_holms_correction_is_that_of_statsmodels(seed: int) -> None:
+    """In the order given, ties and ends included."""
+    p_values = np.random.default_rng(seed).choice([0.0, 1e-9, 0.004, 0.01, 0.01, 0.03, 0.2, 1.0], size=1 + 4 * seed).tolist()
+    assert holm(p_values) == pytest.approx(list(multipletests(p_values, method="holm")[1]))
 
 
 def test_holms_correction_by_hand() -> None:
