@@ -82,8 +82,9 @@ def same_draws(count: int) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """Words in a row: a, b and c."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+    """Words in a row: a, b and c; with semicolons where one has a comma of its own."""
+    between, last = ("; ", "; and ") if len(words) > 1 and any(", " in word for word in words) else (", ", " and ")
+    return last.join(filter(None, [between.join(words[:-1]), *words[-1:]]))
 
 
 def sizes(values: Sequence[int]) -> str:

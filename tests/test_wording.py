@@ -55,3 +55,20 @@ def test_what_is_not_resolved_says_what_would_do() -> None:
     assert wording.unresolved(3, 8) == "is not resolved with 3 seeds; about 8 would do"
     assert wording.unresolved(3, None) == "is not resolved with 3 seeds; many more would be needed"
     assert wording.unresolved(3, 2) == "is not resolved with 3 seeds; about 4 would do"  # as many were not enough
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], ""),
+        (["base"], "base"),
+        (["base", "deep"], "base and deep"),
+        (["base", "deep", "heavy"], "base, deep and heavy"),
+        (["base, labels=10"], "base, labels=10"),
+        (["base, labels=10", "deep"], "base, labels=10; and deep"),
+        (["base, labels=10", "base, labels=20", "2 more"], "base, labels=10; base, labels=20; and 2 more"),
+    ],
+)
+def test_words_that_have_commas_are_listed_with_semicolons(words: list[str], expected: str) -> None:
+    """So that it can be seen where one name ends."""
+    assert wording.listed(words) == expected
