@@ -37,6 +37,9 @@ STAGE_METRICS = ("pruning/val_mse_1", "pruning/val_mse_2")
 EndStatus = Literal["finished", "failed", "pruned"]
 """How a trial can end."""
 
+EVALUATION_FIELDS = ("labels", "draws", "transfer_epochs")
+"""Fields that only the evaluation looks at: trials that differ in nothing else have the same autoencoder, to the bit."""
+
 HEADLINES = ("reconstruction_loss", "max_latent_correlation", "transfer_accuracy")
 """The metrics that tables and displays show of every trial."""
 
@@ -95,8 +98,9 @@ class TrialConfig:
 
     @property
     def training(self) -> TrialConfig:
-        """The configuration with what only the evaluation uses set to 1: equal for those that train the same network."""
-        return replace(self, labels=1, draws=1, transfer_epochs=1)
+        """The configuration with the ``EVALUATION_FIELDS`` set to 1: equal for those that train the same network."""
+        neutral: dict[str, Any] = dict.fromkeys(EVALUATION_FIELDS, 1)
+        return replace(self, **neutral)
 
     def to_params(self) -> dict[str, str]:
         """The fields as text, those that are ``None`` in the word that the command line uses for it."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from harness.agreement import Agreement
-from harness.lines import EVALUATION_FIELDS, Key, Line, complete_keys, identity_of, lines_of, together
+from harness.config import EVALUATION_FIELDS
+from harness.lines import Key, Line, complete_keys, identity_of, lines_of, together
 from harness.statistics import CONFIDENCE, knee
 from harness.tables import Summary
 

@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
-from harness.config import Placement, Trial, TrialConfig
+from harness.config import EVALUATION_FIELDS, Placement, Trial, TrialConfig
 
 SMALL_IMAGE = 16 * 16
 """Pixels up to which a training step is mostly overhead on a CPU."""
@@ -32,7 +33,7 @@ def partition(trials: Sequence[Trial], group_size: int, parts: int = 1) -> list[
     A function of the trials alone, not of the workers or of what has ended, so that neither can change a result: of a
     group that has ended in part the rest is trained, as members of that group. Members differ in seed, latent size,
     learning rate, weight of the decorrelation penalty, and what only the evaluation uses, at most; those that differ in the
-    latter alone train one network.
+    latter alone train one network, where they are one after the other, as a grid has them.
 
     Args:
         trials: All of a round.
@@ -68,9 +69,8 @@ def named_group(name: str, trial: Trial, trials: Iterable[Trial]) -> list[Trial]
 
 def _kind(trial: Trial) -> TrialConfig:
     """Equal for trials that can be members of one group."""
-    return replace(
-        trial.config, seed=0, latent_size=1, learning_rate=1.0, decorrelation=0.0, labels=1, draws=1, transfer_epochs=1
-    )
+    neutral: dict[str, Any] = dict.fromkeys(EVALUATION_FIELDS, 1)
+    return replace(trial.config, seed=0, latent_size=1, learning_rate=1.0, decorrelation=0.0, **neutral)
 
 
 def _network(trial: Trial) -> tuple[float, ...]:
@@ -131,6 +131,5 @@ def evaluation_parts(members: Sequence[Trial], placement: Placement, pixels: int
         size = EVALUATED_OF_SMALL if pixels <= SMALL_IMAGE else EVALUATED_OF_LARGE
     alike: dict[tuple[int, ...], list[Trial]] = {}
     for member in members:
-        config = member.config
-        alike.setdefault((config.labels, config.draws, config.transfer_epochs), []).append(member)
+        alike.setdefault(tuple(getattr(member.config, name) for name in EVALUATION_FIELDS), []).append(member)
     return [each[start : start + size] for each in alike.values() for start in range(0, len(each), size)]

@@ -20,9 +20,6 @@ Array = npt.NDArray[np.float64]
 Key = tuple[int, int]
 """Latent size and seed."""
 
-EVALUATION_FIELDS = ("labels", "draws", "transfer_epochs")
-"""Fields that only the evaluation looks at: trials that differ in nothing else have the same autoencoder, to the bit."""
-
 
 @dataclass(frozen=True)
 class Block:

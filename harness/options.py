@@ -44,7 +44,7 @@ class Request:
         trials: How many trials at the most, where given.
         data_root: Folder of the downloaded datasets, where given.
         workers: Number of worker processes; 0 lets the harness choose.
-        group_size: Trials that train together as one stack; 0 lets the harness choose.
+        group_size: Networks that train together as one stack; 0 lets the harness choose.
         device: One of ``DEVICES``.
         trainer: One of ``TRAINERS``.
         precision: One of ``PRECISIONS``.
@@ -254,7 +254,7 @@ def _parser() -> Parser:
     where.add_argument(
         "--retries", default="2", metavar="N", help="a trial of which a worker dies N times has failed (default %(default)s)"
     )
-    where.add_argument("--group-size", default="auto", metavar="N|auto", help="trials that are trained together as one stack")
+    where.add_argument("--group-size", default="auto", metavar="N|auto", help="networks that are trained together as one stack")
     where.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="where to train (default auto)")
     where.add_argument(
         "--trainer", default="stacked", metavar="NAME", help="stacked (default), or plain: one trial after the other"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import datasets, models, options
-from harness.config import Placement, StudyConfig, Trial, TrialConfig, fingerprint
+from harness.config import EVALUATION_FIELDS, Placement, StudyConfig, Trial, TrialConfig, fingerprint
 from harness.executors import EXECUTORS
 from harness.library import SearchSpace, StudyFile
 from harness.measures import GROUPS, METRICS
@@ -167,8 +167,9 @@ def grid_trials(study: StudyConfig) -> tuple[Trial, ...]:
 
 
 def _grid_configs(study: StudyConfig) -> list[TrialConfig]:
-    """Every combination, the architecture's own values filled in."""
-    points = [dict(zip(study.grid, values, strict=True)) for values in itertools.product(*study.grid.values())]
+    """Every combination, the architecture's own values filled in; those that train one network one after the other."""
+    names = sorted(study.grid, key=EVALUATION_FIELDS.__contains__)
+    points = [dict(zip(names, values, strict=True)) for values in itertools.product(*(study.grid[name] for name in names))]
     return [
         models.resolve(replace(study.base, **point, **variant, seed=study.base.seed + replicate))
         for replicate in range(study.seeds)

@@ -9,8 +9,9 @@ import numpy as np
 
 from harness import wording
 from harness.complete import complete_part
+from harness.config import EVALUATION_FIELDS
 from harness.evidence import Claim, Evidence
-from harness.lines import EVALUATION_FIELDS, Line, identity_of
+from harness.lines import Line, identity_of
 from harness.statistics import Interval, mean_interval, replicates_to_tell
 
 

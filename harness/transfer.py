@@ -14,8 +14,8 @@ HIDDEN_UNITS = 64
 LEARNING_RATE = 2e-3
 BATCH_SIZE = 16
 CURVE_TEST_IMAGES = 1000
-"""Test images on which the per-epoch curves are measured, each by one of the draws; the accuracies after the last epoch use all
-test images, in every draw."""
+"""Test images on which the per-epoch curves are measured, each by one of the draws, as many by each; the accuracies after the
+last epoch use all test images, in every draw."""
 
 CALIBRATION_IMAGES = 4096
 
@@ -101,8 +101,8 @@ class TransferTask:
     def shown(self, draw: int) -> LabelledInputs:
         """The draw's own part of the test inputs of the curves.
 
-        The mean over the draws then sees as many images as one draw did that saw them all, for a fraction of the time, which
-        would else be most of the training's.
+        The mean over the draws then sees as many images, but for a remainder, as one draw would that saw them all, for a fraction
+        of the time, which would else be most of the training's.
         """
         size = max(1, min(CURVE_TEST_IMAGES, len(self.test.labels)) // len(self.draws))
         start = draw * size % len(self.test.labels)

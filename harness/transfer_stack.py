@@ -55,9 +55,10 @@ class _Job:
         return self.task.draws[self.draw]
 
     @property
-    def shown(self) -> LabelledInputs:
-        """What its curves are measured on."""
-        return self.task.shown(self.draw)
+    def measured(self) -> LabelledInputs:
+        """What its curves are measured on: what it is trained on, and its part of the test inputs after that."""
+        parts = self.labelled, self.task.shown(self.draw)
+        return LabelledInputs(torch.cat([part.inputs for part in parts]), torch.cat([part.labels for part in parts]))
 
 
 def classify_all(tasks: Sequence[TransferTask], dtype: torch.dtype = torch.float32) -> list[TransferOutcome]:
@@ -88,19 +89,17 @@ def _train_nets(jobs: Sequence[_Job], dtype: torch.dtype) -> tuple[Tensor, Tenso
     count = len(jobs)
     net = stack([job.task.net(job.draw) for job in jobs], dtype, {Standardize: StackedStandardize})
     optimizer = StackedAdam(net, [LEARNING_RATE] * count)
-    labelled = _together([job.labelled for job in jobs])
-    shown = _together([job.shown for job in jobs])
-    both = LabelledInputs(torch.cat((labelled.inputs, shown.inputs), dim=1), torch.cat((labelled.labels, shown.labels), dim=1))
+    labelled, both = len(jobs[0].labelled.labels), _together([job.measured for job in jobs])
     curves = []
-    for batches in _epochs(jobs, labelled):
+    for batches in _epochs(jobs, both):
         net.train()
         for batch in batches:
             optimizer.zero_grad()
-            inputs = labelled.inputs.flatten(0, 1).index_select(0, batch)
-            losses = functional.cross_entropy(net(inputs), labelled.labels.flatten().index_select(0, batch), reduction="none")
+            inputs = both.inputs.flatten(0, 1).index_select(0, batch)
+            losses = functional.cross_entropy(net(inputs), both.labels.flatten().index_select(0, batch), reduction="none")
             (losses.sum() / (len(batch) / count)).backward()  # the sum of every net's mean: its weights are in its own
             optimizer.step(1.0)
-        curves.append(_measure(net, both, labelled.labels.shape[1]))
+        curves.append(_measure(net, both, labelled))
     accuracies = _accuracies(net, _together([job.task.test for job in jobs]))
     return accuracies.cpu(), torch.stack(curves, dim=1).cpu(), _validation_accuracies(net, jobs)
 
@@ -127,16 +126,16 @@ def _together(parts: Sequence[LabelledInputs]) -> LabelledInputs:
     return LabelledInputs(inputs, torch.stack([part.labels for part in parts]))
 
 
-def _epochs(jobs: Sequence[_Job], labelled: LabelledInputs) -> list[list[Tensor]]:
+def _epochs(jobs: Sequence[_Job], both: LabelledInputs) -> list[list[Tensor]]:
     """For each epoch its batches: which of all nets' inputs each takes, (nets * B,), every net in its own order."""
-    count, size = labelled.labels.shape
+    size, (count, width) = len(jobs[0].labelled.labels), both.labels.shape
     generators = [torch.Generator().manual_seed(job.task.seed + job.draw) for job in jobs]
-    starts = torch.arange(count).unsqueeze(1) * size
+    starts = torch.arange(count).unsqueeze(1) * width
     epochs = []
     for _ in range(jobs[0].task.epochs):
         orders = torch.stack([torch.randperm(size, generator=generator) for generator in generators])
         batches = split_order(torch.arange(size))
-        epochs.append([(orders[:, batch] + starts).flatten().to(labelled.labels.device) for batch in batches])
+        epochs.append([(orders[:, batch] + starts).flatten().to(both.labels.device) for batch in batches])
     return epochs
 
 

@@ -82,7 +82,8 @@ def run_segment(
             segment = Segment(*train_group(own_configs, own_states, epochs, material.splits))
         else:
             segment = _train_in_memory(own_configs, own_states, epochs, material, placement, at_once or len(chosen))
-        return segment if len(chosen) == len(configs) else _shared_out(segment, states, firsts)
+        places = [chosen.index(first) for first in firsts]
+        return Segment([segment.states[place] for place in places], [segment.logs[place] for place in places], segment.at_once)
 
 
 def _first_of_its_kind(configs: Sequence[TrialConfig], states: Sequence[TrainState]) -> list[int]:
@@ -92,18 +93,6 @@ def _first_of_its_kind(configs: Sequence[TrialConfig], states: Sequence[TrainSta
         found.setdefault((config.training, state.epoch, state.failure), place)
         for place, (config, state) in enumerate(zip(configs, states, strict=True))
     ]
-
-
-def _shared_out(segment: Segment, before: Sequence[TrainState], firsts: Sequence[int]) -> Segment:
-    """A segment of the members that were trained as one of all members, each with its share of the time."""
-    trained = {first: place for place, first in enumerate(sorted(set(firsts)))}
-    states, logs = [], []
-    for state, first in zip(before, firsts, strict=True):
-        place, sharers = trained[first], firsts.count(first)
-        own = [replace(log, seconds=log.seconds / sharers) for log in segment.logs[place]]
-        states.append(replace(segment.states[place], logs=(*state.logs, *own)))
-        logs.append(own)
-    return Segment(states, logs, segment.at_once)
 
 
 def _train_in_memory(

@@ -206,14 +206,17 @@ def test_the_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_sweeps_of_one_store_run_side_by_side_and_one_sweep_once(tmp_path: Path, undisturbed: dict[str, tuple[Any, ...]]) -> None:
-    """Two begin at once where there is no store yet; the command of one of them is refused with its process."""
-    with start(SMALL, tmp_path) as first, start([*SMALL, "--set", "learning_rate=0.002"], tmp_path) as second:
-        read_until(first, "8 trials")
-        _, refused = run(SMALL, tmp_path, code=2)
-        for each in (first, second):
-            _, err = each.communicate(timeout=200)
-            assert each.returncode == 0, err
-    assert re.search(rf"is being run by another command: process {first.pid} on \S+, since", refused)
+    """Three begin at once where there is no store yet; of two with one sweep one is refused with the other's process."""
+    with (
+        start(SMALL, tmp_path) as one,
+        start(SMALL, tmp_path) as other,
+        start([*SMALL, "--set", "learning_rate=0.002"], tmp_path) as second,
+    ):
+        errors = {each.pid: each.communicate(timeout=300)[1] for each in (one, other, second)}
+    assert second.returncode == 0, errors[second.pid]
+    assert sorted((one.returncode, other.returncode)) == [0, 2], errors
+    runs, refused = (one, other) if one.returncode == 0 else (other, one)
+    assert re.search(rf"is being run by another command: process {runs.pid} on \S+, since", errors[refused.pid])
     reader = open_reader(f"sqlite:///{tmp_path}/mlflow.db")
     assert [len(reader.trials(sweep)) for sweep in reader.sweeps("latent_sweep")] == [8, 8]
     plain = next(sweep for sweep in reader.sweeps("latent_sweep") if reader.trials(sweep)[0].params["learning_rate"] != "0.002")

@@ -83,6 +83,14 @@ def test_the_grid_has_every_combination_of_one_seed_before_the_next() -> None:
     assert sweep.total == 8
 
 
+def test_trials_of_one_network_follow_one_another_wherever_the_axis_of_labels_stands() -> None:
+    """What only the evaluation uses turns fastest, so that a group can train the network once for all of them."""
+    study = StudyConfig(question="?", grid={"labels": (10, 20), "latent_size": (2, 5), "draws": (1, 2)}, seeds=1)
+    found = [(each.latent_size, each.labels, each.draws) for each in (trial.config for trial in grid_trials(study))]
+    assert found == [(size, labels, draws) for size in (2, 5) for labels in (10, 20) for draws in (1, 2)]
+    assert list(study.axes) == ["labels", "latent_size", "draws"]
+
+
 def test_the_first_seed_is_that_of_the_study() -> None:
     """A sweep of other replicates is had with another first seed."""
     assert {config.seed for config in configs_of(plan_of(GRID, "--set", "seed=10"))} == {10, 11}

@@ -85,6 +85,23 @@ def test_a_search_and_the_plain_trainer_are_bit_equal_too(
     assert (content["outcome"], content["group"]) == ("bit-equal", [2])
 
 
+def test_trials_that_share_a_network_are_bit_equal_and_have_its_numbers(
+    tmp_path: Path, empty_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two latent sizes with two numbers of labels each: the second of a network has the first's loss and another accuracy."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run_stored(make_study_file(tmp_path, grid={"labels": (10, 40), "latent_size": (2, 3)}, seeds=1), uri)
+    records = find_sweep(open_reader(uri), "tiny").records
+    configs = [record.trial.config for record in records]
+    assert [(config.latent_size, config.labels) for config in configs] == [(2, 10), (2, 40), (3, 10), (3, 40)]
+    one, other = (record.metrics for record in records[2:])
+    assert one["reconstruction_loss"] == other["reconstruction_loss"]
+    assert one["transfer/frozen_accuracy"] != other["transfer/frozen_accuracy"]
+    content = run_json([records[3].run_id, "--verify", "--tracking-uri", uri], capsys)
+    assert (content["outcome"], content["group"]) == ("bit-equal", [2, 3])
+
+
 def test_a_sweep_that_was_given_more_seeds_later_is_still_bit_equal(
     tmp_path: Path, empty_store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
