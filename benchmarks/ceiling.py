@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -126,8 +127,16 @@ def _tell(child: subprocess.Popen[str]) -> None:
         child.stdin.flush()
 
 
+PROCESSES = {
+    "PostgreSQL": rb"^postgres: |/postgres ",  # before the server, which is told its address, and whose name its connections have
+    "coordinators": rb"benchmarks\.ceiling --sweep",
+    "server": rb"mlflow",
+}
+"""By what a command line tells which process it is; the first counts."""
+
+
 def _processor_seconds() -> dict[str, float]:
-    """Of all processes so far, by what they are."""
+    """Of all processes so far, by what they are; with that of children that have ended, as PostgreSQL's do with a connection."""
     ticks = os.sysconf("SC_CLK_TCK")
     found: dict[str, float] = {}
     for folder in Path("/proc").glob("[0-9]*"):
@@ -136,9 +145,9 @@ def _processor_seconds() -> dict[str, float]:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        for name, mark in (("server", b"mlflow"), ("PostgreSQL", b"postgres"), ("coordinators", b"benchmarks.ceiling --sweep")):
-            if mark in command:
-                found[name] = found.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / ticks
+        for name, mark in PROCESSES.items():
+            if re.search(mark, command):
+                found[name] = found.get(name, 0.0) + sum(map(int, fields[11:15])) / ticks
                 break
     return found
 
