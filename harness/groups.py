@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 from harness.config import EVALUATION_FIELDS, Placement, Trial, TrialConfig
 
@@ -69,8 +68,7 @@ def named_group(name: str, trial: Trial, trials: Iterable[Trial]) -> list[Trial]
 
 def _kind(trial: Trial) -> TrialConfig:
     """Equal for trials that can be members of one group."""
-    neutral: dict[str, Any] = dict.fromkeys(EVALUATION_FIELDS, 1)
-    return replace(trial.config, seed=0, latent_size=1, learning_rate=1.0, decorrelation=0.0, **neutral)
+    return replace(trial.config.training, seed=0, latent_size=1, learning_rate=1.0, decorrelation=0.0)
 
 
 def _network(trial: Trial) -> tuple[float, ...]:
@@ -80,7 +78,7 @@ def _network(trial: Trial) -> tuple[float, ...]:
 
 
 def _divide(members: list[Trial], group_size: int, parts: int) -> list[list[Trial]]:
-    """Cuts members in order into groups whose numbers of networks differ by one at most, where none comes back later."""
+    """Cuts members in order into groups whose numbers of networks differ by one at most, if each network's stand side by side."""
     networks = len(set(map(_network, members)))
     parts = min(max(parts, -(-networks // group_size)), networks)
     ends = [networks * part // parts for part in range(parts + 1)]

@@ -179,7 +179,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     if not p_values or any(math.isnan(value) for value in p_values):
         return list(p_values)
-    values = np.asarray(p_values, dtype=float)  # statsmodels collects garbage at every call: 0.2 s with torch loaded
+    values = np.asarray(p_values, dtype=float)  # statsmodels collects garbage at every call, which takes long with torch loaded
     order = np.argsort(values, kind="stable")
     steps = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
     corrected = np.empty_like(values)

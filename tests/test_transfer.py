@@ -134,6 +134,12 @@ def test_the_accuracy_is_that_of_all_test_images_and_the_curves_of_the_first(way
     assert outcome.accuracy == pytest.approx(1000 / 1500)
 
 
+def test_with_one_draw_the_curve_of_few_test_images_ends_at_the_accuracy(way: Way) -> None:
+    """All of them are on it."""
+    outcome = way(TransferTask(nn.Identity(), [_blobs(30, 1, gap=2)], _blobs(90, 2, gap=2), _blobs(99, 3, gap=2).inputs, 3, 4, 0))
+    assert outcome.curve("test_accuracy")[-1] == pytest.approx(outcome.accuracy)
+
+
 def test_every_image_of_the_curves_is_seen_by_one_of_the_draws(way: Way) -> None:
     """Four draws and ten images each: those of the last have wrong labels, so that its curve ends at 0 and the others' at 1."""
     test = _blobs(41, 1, gap=20)
