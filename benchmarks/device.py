@@ -27,6 +27,7 @@ from torch import Tensor
 from harness import convolutions, datasets, models, numerics
 from harness.config import Placement, Trial, TrialConfig
 from harness.groups import choose_group_size, least_parts, partition
+from harness.lowering import Geometry
 from harness.material import gather
 from harness.numerics import computing_on
 from harness.stacks import stack
@@ -137,7 +138,7 @@ def measure_layers(device: str, members: int, batch: int) -> list[dict[str, Any]
     rows = []
     for (side, wide, narrow), transposed in itertools.product(LAYERS, (False, True)):
         small = -(-side // 2)
-        geometry = convolutions.Geometry((3, 3), (2, 2), (1, 1), (side, side), (small, small))
+        geometry = Geometry((3, 3), (2, 2), (1, 1), (side, side), (small, small))
         weight = torch.randn(members, narrow, wide, 3, 3, device=device, requires_grad=True)
         shape = (members * batch, narrow, small, small) if transposed else (members * batch, wide, side, side)
         maps = torch.randn(shape, device=device, requires_grad=True)
@@ -152,7 +153,7 @@ def measure_layers(device: str, members: int, batch: int) -> list[dict[str, Any]
 
 
 def _forward_and_backward(
-    algorithm: convolutions.Algorithm, maps: Tensor, weight: Tensor, geometry: convolutions.Geometry, transposed: bool
+    algorithm: convolutions.Algorithm, maps: Tensor, weight: Tensor, geometry: Geometry, transposed: bool
 ) -> None:
     maps.grad = weight.grad = None
     algorithm(maps, weight, None, geometry, transposed, torch.float32).square().sum().backward()

@@ -21,7 +21,7 @@ from harness.rules import UserError, unknown
 from harness.samplers import check_sampler
 from harness.search import SamplerSearch
 
-RESULTS_VERSION = 6
+RESULTS_VERSION = 7
 """Raised whenever a change of the harness changes a trial's numbers, so that old and new ones are never mixed."""
 
 

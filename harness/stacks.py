@@ -17,7 +17,8 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from harness.convolutions import Geometry, Pair, convolve, product
+from harness.convolutions import convolve
+from harness.lowering import Geometry, Pair, product
 
 
 class Twin(nn.Module):
@@ -46,9 +47,8 @@ class StackedLinear(Twin):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(K * B, I) to (K * B, O)."""
-        rows = inputs.reshape(self.members, -1, inputs.shape[1])
         bias = cast(Tensor | None, self._parameters.get("bias"))
-        return product(rows, self.get_parameter("weight"), bias, self.operands(), turned=True).flatten(0, 1)
+        return product(inputs, self.get_parameter("weight"), bias, self.operands())
 
 
 class StackedConvolution(Twin):
@@ -116,17 +116,14 @@ class StackedBatchNorm(Twin):
         """Keeps the shape (K * B, C, ...)."""
         if self.folded and not self.training:
             return maps.relu_() if self.rectified else maps
-        last = maps.movedim(1, -1)
-        rows = last.reshape(self.members, -1, last.shape[-1])
+        weight, bias = self.get_parameter("weight"), self.get_parameter("bias")
         if self.training:
-            weight, bias = self.get_parameter("weight").unsqueeze(1), self.get_parameter("bias").unsqueeze(1)
-            normal, mean, variance = cast(tuple[Tensor, ...], _Normalize.apply(rows, weight, bias, self.eps, self.rectified))
-            self._follow(mean, variance, rows.shape[1])
-        else:
-            scale, shift = (each.unsqueeze(1) for each in self.affine())
-            normal = torch.addcmul(shift, rows, scale)
-            normal = normal.relu_() if self.rectified else normal
-        return normal.view(last.shape).movedim(-1, 1)
+            normal, mean, variance = cast(tuple[Tensor, ...], _Normalize.apply(maps, weight, bias, self.eps, self.rectified))
+            self._follow(mean, variance, maps.numel() // mean.numel())
+            return normal
+        scale, shift = (each.unsqueeze(1) for each in self.affine())
+        normal = _from_rows(torch.addcmul(shift, _to_rows(maps, self.members), scale), maps)
+        return normal.relu_() if self.rectified else normal
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """What it is in evaluation: the scale and the shift of every member's channels, (K, C)."""
@@ -135,42 +132,55 @@ class StackedBatchNorm(Twin):
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        self.get_buffer("running_mean").lerp_(mean.squeeze(1), self.momentum)
-        self.get_buffer("running_var").lerp_(variance.squeeze(1) * (count / (count - 1)), self.momentum)
+        self.get_buffer("running_mean").lerp_(mean, self.momentum)
+        self.get_buffer("running_var").lerp_(variance * (count / (count - 1)), self.momentum)
         self.get_buffer("num_batches_tracked").add_(1)
 
 
 class _Normalize(torch.autograd.Function):
-    """Batch norm in training mode of (K, N, C) over N, and ReLU after it; also gives mean and biased variance, (K, 1, C)."""
+    """Batch norm in training mode of maps (K * B, C, ...), and ReLU after it; also gives mean and biased variance, (K, C)."""
 
     @staticmethod
     def forward(
-        context: Any, rows: Tensor, weight: Tensor, bias: Tensor, eps: float, rectified: bool
+        context: Any, maps: Tensor, weight: Tensor, bias: Tensor, eps: float, rectified: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
+        rows = _to_rows(maps, len(weight))
         mean = rows.mean(dim=1, keepdim=True)
         normal = rows - mean
         variance = normal.square().mean(dim=1, keepdim=True)
         inverse = (variance + eps).rsqrt()
         normal *= inverse
-        result = torch.addcmul(bias, normal, weight)
+        result = torch.addcmul(bias.unsqueeze(1), normal, weight.unsqueeze(1))
         if rectified:
             result.relu_()
         context.save_for_backward(normal, weight, inverse, result if rectified else None)
+        mean, variance = mean.squeeze(1), variance.squeeze(1)
         context.mark_non_differentiable(mean, variance)
-        return result, mean, variance
+        context.set_materialize_grads(False)
+        return _from_rows(result, maps), mean, variance
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         normal, weight, inverse, result = context.saved_tensors
-        gradient = gradients[0]
+        gradient = _to_rows(gradients[0], len(weight))
         if result is not None:
-            gradient = torch.ops.aten.threshold_backward(gradient.contiguous(), result, 0)
+            gradient = torch.ops.aten.threshold_backward(gradient, result, 0)
         to_bias = gradient.sum(dim=1, keepdim=True)
         to_weight = (gradient * normal).sum(dim=1, keepdim=True)
-        scale = weight * inverse
+        scale = weight.unsqueeze(1) * inverse
         count = normal.shape[1]
         to_rows = (gradient * scale).sub_(scale * to_bias / count).addcmul_(normal, scale * to_weight / count, value=-1)
-        return to_rows, to_weight, to_bias, None, None
+        return _from_rows(to_rows, gradients[0]), to_weight.squeeze(1), to_bias.squeeze(1), None, None
+
+
+def _to_rows(maps: Tensor, members: int) -> Tensor:
+    """(K * B, C, ...) as (K, N, C), contiguous."""
+    return maps.movedim(1, -1).reshape(members, -1, maps.shape[1])
+
+
+def _from_rows(rows: Tensor, like: Tensor) -> Tensor:
+    """Back to (K * B, C, ...)."""
+    return rows.view(like.movedim(1, -1).shape).movedim(-1, 1)
 
 
 class OneByOne(nn.Module):

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from harness import convolutions
-from harness.convolutions import ALGORITHMS, Geometry, convolve, product
+from harness.convolutions import ALGORITHMS, convolve
+from harness.lowering import Geometry, Patches, Whole, cut_patches, lay_patches, product
 
 MEMBERS, BATCH, SMALL_CHANNELS = 3, 2, 4
 ROUNDING = {torch.float32: 3e-6, torch.bfloat16: 2e-2}
@@ -246,13 +247,13 @@ def geometries(draw: st.DrawFn) -> Geometry:
 
 @settings(max_examples=60, deadline=None, database=None)
 @given(geometries())
-def test_patches_and_overlay_are_adjoint(geometry: Geometry) -> None:
+def test_cutting_and_laying_patches_are_adjoint(geometry: Geometry) -> None:
     """<P x, y> = <x, P* y> for all x and y."""
     random = torch.Generator().manual_seed(0)
     maps = torch.randn(2, *geometry.large, 3, generator=random, dtype=torch.float64)
-    patches = convolutions._patches(maps, geometry)
+    patches = cut_patches(maps, geometry)
     others = torch.randn(patches.shape, generator=random, dtype=torch.float64)
-    one, other = (patches * others).sum(), (maps * convolutions._overlay(others, geometry)).sum()
+    one, other = (patches * others).sum(), (maps * lay_patches(others, geometry)).sum()
     assert float(one) == pytest.approx(float(other), rel=1e-10, abs=1e-10)
 
 
@@ -264,25 +265,42 @@ def test_any_size_is_convolved_as_torch_does(geometry: Geometry, transposed: boo
     assert_close(by_algorithm(name, operands, geometry, transposed), by_torch(operands, geometry, transposed), torch.float32)
 
 
+@settings(max_examples=60, deadline=None, database=None)
+@given(geometries(), st.sampled_from([Patches, Whole]))
+def test_what_comes_back_from_matrices_is_the_adjoint_of_what_went_in(
+    geometry: Geometry, kind: type[Patches] | type[Whole]
+) -> None:
+    """<A x, y> = <x, A* y> for the maps of both sides and for the weights: what the gradients by hand rest on."""
+    operands, lowering = operands_of(geometry, transposed=False), kind(geometry, MEMBERS)
+    small = torch.randn(MEMBERS * BATCH, SMALL_CHANNELS, *geometry.small, generator=torch.Generator().manual_seed(0))
+    pairs = (
+        (operands.maps, lowering.large_rows, lowering.large_maps),
+        (small, lowering.small_rows, lowering.small_maps),
+        (operands.weight, lowering.matrices, lowering.weights),
+    )
+    for given_tensor, there, back in pairs:
+        laid_out = there(given_tensor.double())
+        others = torch.randn(laid_out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        one, other = (laid_out * others).sum(), (given_tensor.double() * back(others)).sum()
+        assert float(one) == pytest.approx(float(other), rel=1e-10, abs=1e-10)
+
+
 @pytest.mark.parametrize("dtype", list(ROUNDING), ids=str)
-@pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("has_bias", [False, True])
-def test_a_product_is_that_of_each_pair_of_matrices(has_bias: bool, turned: bool, dtype: torch.dtype) -> None:
+def test_a_product_is_that_of_each_member_s_matrix(has_bias: bool, dtype: torch.dtype) -> None:
     """Result and gradients, in double precision by torch, member by member."""
     random = torch.Generator().manual_seed(0)
-    left, right = torch.randn(3, 5, 4, generator=random), torch.randn(3, 4, 6, generator=random)
+    left, right = torch.randn(3, 5, 4, generator=random), torch.randn(3, 6, 4, generator=random)
     bias = torch.randn(3, 6, generator=random) if has_bias else None
     gradient = torch.randn(3, 5, 6, generator=random)
-    given_right = right.transpose(1, 2).contiguous() if turned else right
-    leaves = [each.clone().requires_grad_() for each in (left, given_right, bias) if each is not None]
-    result = product(leaves[0], leaves[1], leaves[2] if has_bias else None, dtype, turned)
-    result.backward(gradient)
-    expected = torch.stack([left[k].double() @ right[k].double() + (bias[k] if bias is not None else 0) for k in range(3)])
-    to_left = gradient.double() @ right.double().transpose(1, 2)
-    to_right = left.double().transpose(1, 2) @ gradient.double()
-    wanted = [to_left, to_right.transpose(1, 2) if turned else to_right, gradient.double().sum(dim=1)]
-    assert distance(result.detach(), expected) < ROUNDING[dtype]
-    for leaf, each in zip(leaves, wanted, strict=False):
+    leaves = [each.clone().requires_grad_() for each in (left.flatten(0, 1), right, bias) if each is not None]
+    result = product(leaves[0], leaves[1], leaves[2] if has_bias else None, dtype)
+    result.backward(gradient.flatten(0, 1))
+    expected = [left[k].double() @ right[k].double().T + (bias[k] if bias is not None else 0) for k in range(3)]
+    to_left = (gradient.double() @ right.double()).flatten(0, 1)
+    to_right = gradient.double().transpose(1, 2) @ left.double()
+    assert distance(result.detach(), torch.cat(expected)) < ROUNDING[dtype]
+    for leaf, each in zip(leaves, (to_left, to_right, gradient.double().sum(dim=1)), strict=False):
         assert leaf.grad is not None
         assert leaf.grad.dtype == torch.float32
         assert distance(leaf.grad, each) < ROUNDING[dtype]

@@ -20,7 +20,7 @@ from tests.support import ROOT
 
 LEVELS = (
     {"rules", "disk"},
-    {"commands", "config", "downloads", "arrays", "folders", "recorded", "workers", "server"},
+    {"commands", "config", "downloads", "arrays", "folders", "recorded", "workers", "server", "lowering"},
     {
         "datasets",
         "models",
