@@ -1,8 +1,9 @@
 """The same sweep by local processes and by a Ray cluster: ``python -m benchmarks.nodes``.
 
-Whole commands on stores of their own, in turn, each with 1, 2, 3 ... workers; the Ray nodes, of one core each, all run on this
-machine and are there before the command starts, as a team's cluster is. Where there are more workers than cores the two
-differ as they would not on machines of their own.
+Whole commands on stores of their own, in turn, each with 1, 2, 3 ... workers. The Ray nodes, of one core each unless
+``--cores-per-node`` says more, all run on this machine and are there before the command starts, as a team's cluster is. Each
+node, and a head beside them, has processes of its own; where there are no cores left for those, Ray takes longer than it would on
+machines of its own.
 """
 
 from __future__ import annotations
@@ -51,12 +52,13 @@ def main(words: Sequence[str] | None = None) -> int:
     """Runs the command; gives its exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.nodes", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 3], metavar="N")
+    parser.add_argument("--cores-per-node", type=int, default=1, metavar="N", help="of a Ray node")
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="how often, in turn")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     parser.add_argument("words", nargs="*", default=SWEEP, help="of python -m harness.study (put -- before options)")
     given = parser.parse_args(words)
     outings = [
-        run(executor, workers, given.words)
+        run(executor, workers, given.words, given.cores_per_node)
         for _ in range(given.rounds)
         for workers in given.workers
         for executor in ("processes", "ray")
@@ -67,12 +69,13 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0 if len({json.dumps(each.numbers) for each in outings}) == 1 else 1
 
 
-def run(executor: str, workers: int, words: Sequence[str]) -> Outing:
+def run(executor: str, workers: int, words: Sequence[str], cores_per_node: int = 1) -> Outing:
     """Runs the sweep in a new folder, with a new cluster where it needs one."""
+    nodes = -(-workers // cores_per_node)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (
         tempfile.TemporaryDirectory(prefix="nodes-") as folder,
-        ray_cluster(workers) if executor == "ray" else nullcontext() as cluster,
+        ray_cluster(nodes, cores_per_node) if executor == "ray" else nullcontext() as cluster,
     ):
         where = ["--ray-address", cluster.address] if cluster else []
         command = [
@@ -102,18 +105,15 @@ def _print(outings: Sequence[Outing]) -> None:
     rows = []
     for workers in dict.fromkeys(each.workers for each in outings):
         seconds = {
-            name: median(each.seconds for each in outings if (each.executor, each.workers) == (name, workers))
+            name: [each.seconds for each in outings if (each.executor, each.workers) == (name, workers)]
             for name in ("processes", "ray")
         }
-        trials = outings[0].trials
-        rates = [f"{60 * trials / each:.2f}" for each in seconds.values()]
+        more = sorted(ray / processes - 1 for processes, ray in zip(*seconds.values(), strict=True))
+        times = [median(each) for each in seconds.values()]
+        rates = [60 * outings[0].trials / each for each in times]
+        spread = f" ({more[0]:+.1%} to {more[-1]:+.1%})" if len(more) > 1 else ""
         rows.append(
-            [
-                str(workers),
-                *(f"{each:.1f}" for each in seconds.values()),
-                *rates,
-                f"{seconds['ray'] / seconds['processes'] - 1:+.1%}",
-            ]
+            [str(workers), *(f"{each:.1f}" for each in times), *(f"{each:.2f}" for each in rates), f"{median(more):+.1%}{spread}"]
         )
     headings = ["workers", "processes, s", "Ray, s", "processes, trials/min", "Ray, trials/min", "Ray takes more"]
     print_table(f"{outings[0].trials} trials on {os.cpu_count()} cores", headings, rows, 0)

@@ -1,7 +1,8 @@
 """What a sweep's time goes into: ``python -m benchmarks.overhead`` runs one and says how much of it is not computing.
 
-The workers' tasks are timed where they run. Everything else of the wall time, times the number of workers, is starting,
-asking, logging, the sweep's own pictures and waiting; the trials' pictures and files are timed inside the evaluation.
+The workers' tasks are timed where they run. Everything else of the wall time, times the number of workers, is the start up to
+the first task, waiting between tasks and for the last one of another worker, and the end, with the sweep's own pictures, after
+that; the trials' pictures and files are timed inside the evaluation.
 With ``--memory`` also what its processes hold, each page that several share counted in parts (PSS; Linux only).
 """
 
@@ -28,6 +29,8 @@ from harness.groups import choose_workers
 
 SAMPLE_SECONDS = 0.5
 SPENT = {"training": 0.0, "evaluation": 0.0, "files": 0.0}
+SPANS: list[tuple[float, float]] = []
+"""When each task began and ended, by the clock that all processes of a machine share."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -38,13 +41,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--memory", action="store_true", help="sample the processes' memory twice a second, which costs time")
     given = parser.parse_args(words)
     with sampled_memory() if given.memory else nullcontext(Memory()) as memory:
-        seconds, workers = time_sweep(given.words)
+        started, ended, workers = time_sweep(given.words)
     console = Console()
-    console.print(_table(seconds, workers))
+    seconds, rest = ended - started, not_computing(started, ended, workers)
+    console.print(_table(seconds, workers, rest))
     if given.memory:
         console.print(f"memory (PSS): {memory.together:.0f} MB together at the most, {memory.largest_child:.0f} MB of a worker")
     if given.json:
-        content = {"workers": workers, "words": given.words, **SPENT, "wall": seconds, "memory": asdict(memory)}
+        content = {"workers": workers, "words": given.words, **SPENT, **rest, "wall": seconds, "memory": asdict(memory)}
         given.json.write_text(json.dumps(content, indent=2))
 
 
@@ -98,22 +102,33 @@ def _pss(process: int) -> float:
     return 0.0
 
 
-def time_sweep(words: Sequence[str]) -> tuple[float, int]:
-    """Runs a study in a new folder with timed tasks; gives the wall time from start to end, and the number of workers."""
+def time_sweep(words: Sequence[str]) -> tuple[float, float, int]:
+    """Runs a study in a new folder with timed tasks; gives when it started and ended, and the number of workers."""
     executors.EXECUTORS["timed"] = lambda wanted: TimedExecutor(choose_workers(wanted.workers, wanted.device))
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
-            started = time.perf_counter()
+            started = time.monotonic()
             from harness.study import main as study
 
             study([*words, "--executor", "timed"])
-            seconds = time.perf_counter() - started
+            ended = time.monotonic()
         finally:
             os.chdir(before)
     request = options.parse(words)
-    return seconds, choose_workers(request.workers, "cpu")
+    return started, ended, choose_workers(request.workers, "cpu")
+
+
+def not_computing(started: float, ended: float, workers: int) -> dict[str, float]:
+    """Where the workers' other seconds went: before the first task, between tasks, and after the last one."""
+    first, last = min(begin for begin, _ in SPANS), max(end for _, end in SPANS)
+    busy = sum(end - begin for begin, end in SPANS)
+    return {
+        "start": (first - started) * workers,
+        "between": (last - first) * workers - busy,
+        "end": (ended - last) * workers,
+    }
 
 
 class TimedExecutor(executors.ProcessExecutor):
@@ -132,14 +147,15 @@ def _unpack(inner: Future[Any], outer: Future[Any]) -> None:
     if error := inner.exception():
         outer.set_exception(error)
         return
-    result, spent = inner.result()
+    result, spent, span = inner.result()
+    SPANS.append(span)
     for name, seconds in spent.items():
         SPENT[name] += seconds
     outer.set_result(result)
 
 
-def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, float]]:
-    """In a worker: the function's result, and the seconds that it and its files took."""
+def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, float], tuple[float, float]]:
+    """In a worker: the function's result, the seconds that it and its files took, and when it began and ended."""
     from harness import trial
 
     module: Any = trial
@@ -153,16 +169,17 @@ def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str
         return contents
 
     module.trial_artifacts = write
-    started = time.perf_counter()
+    started = time.monotonic()
     try:
         result = function(*arguments)
     finally:
         module.trial_artifacts = plain
+    ended = time.monotonic()
     name = "training" if function is trial.run_segment else "evaluation"
-    return result, {name: time.perf_counter() - started, "files": files}
+    return result, {name: ended - started, "files": files}, (started, ended)
 
 
-def _table(seconds: float, workers: int) -> Table:
+def _table(seconds: float, workers: int, rest: dict[str, float]) -> Table:
     table = Table(title=f"{seconds:.1f} s with {workers} workers")
     for heading in ("part", "seconds of all workers", "share"):
         table.add_column(heading, justify="left" if heading == "part" else "right")
@@ -171,7 +188,10 @@ def _table(seconds: float, workers: int) -> Table:
         "training": SPENT["training"],
         "evaluation": SPENT["evaluation"] - SPENT["files"],
         "pictures and files of trials": SPENT["files"],
-        "all else: starting, asking, logging, pictures of the sweep, waiting": whole - SPENT["training"] - SPENT["evaluation"],
+        "all else": sum(rest.values()),
+        "  start, up to the first task": rest["start"],
+        "  waiting, between tasks and for the last one": rest["between"],
+        "  end, with the sweep's report": rest["end"],
     }
     for part, spent in rows.items():
         table.add_row(part, f"{spent:.1f}", f"{spent / whole:.1%}")

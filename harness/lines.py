@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -183,13 +184,20 @@ def identity_of(config: TrialConfig, pooled: Collection[str] = ()) -> TrialConfi
 def _labels(configs: Sequence[TrialConfig], names: Sequence[str]) -> dict[TrialConfig, str]:
     """Names in few words; those that share one have all fields in which they differ, to the last digit."""
     sharing: dict[str, list[TrialConfig]] = {}
-    for config in configs:
-        sharing.setdefault(_label(config, names, short_text), []).append(config)
+    for config, own in zip(configs, _telling(configs, names), strict=True):
+        sharing.setdefault(_label(config, own, short_text), []).append(config)
     return {
         config: label if len(alike) == 1 else _label(config, dict.fromkeys([*names, *_differing(alike)]), str)
         for label, alike in sharing.items()
         for config in alike
     }
+
+
+def _telling(configs: Sequence[TrialConfig], names: Sequence[str]) -> list[list[str]]:
+    """Of each configuration the fields that tell it from the others: where each changes one choice of the first, that one."""
+    changed = [[name for name in names if getattr(config, name) != getattr(configs[0], name)] for config in configs]
+    is_one_at_a_time = len(set(chain(*changed))) > 1 and all(len(own) <= 1 for own in changed)
+    return changed if is_one_at_a_time else [list(names)] * len(configs)
 
 
 def _label(config: TrialConfig, names: Iterable[str], write: Callable[[Any], str]) -> str:

@@ -24,6 +24,9 @@ from harness.statistics import (
     replicates_to_tell,
 )
 
+AS_MANY = ", with as many parameters"
+"""What is said once of all lines where it is so of each."""
+
 MOST_COMPARED = 4
 """Lines that a sentence compares with the best one."""
 
@@ -144,10 +147,12 @@ def find_architecture(evidence: Evidence) -> list[Claim]:
         text = f"Which of the lines is best is not resolved: only {evidence.best.label} can be looked at.{left_out}"
         return [Claim("architecture", text, False, _runs_of(evidence.best))] if left_out else []
     shown = found[:MOST_COMPARED]
-    parts = "; ".join(_against(evidence.best, rival) for rival in shown)
+    costs = [_cost(evidence.best, rival.line) for rival in shown]
+    has_one_cost = len(costs) > 1 and set(costs) == {AS_MANY}
+    parts = "; ".join(_against(rival) + ("" if has_one_cost else cost) for rival, cost in zip(shown, costs, strict=True))
     text = (
         f"By the validation loss {evidence.best.label} is best. On the test split, {_where(evidence.best, found)}, its loss is "
-        f"{parts}{_more(found[MOST_COMPARED:])}."
+        f"{parts}{_more(found[MOST_COMPARED:])}.{' All of these have as many parameters.' if has_one_cost else ''}"
     )
     is_resolved = all(rival.is_beaten for rival in found)
     if not is_resolved:
@@ -193,10 +198,10 @@ def _more(others: Sequence[Rival]) -> str:
     return f"; that of {len(others)} more is further off{open_ones}"
 
 
-def _against(best: Line, rival: Rival) -> str:
+def _against(rival: Rival) -> str:
     word, sign = ("lower", 1) if rival.ratio.mean <= 1 else ("higher", -1)
     shown = wording.estimate(rival.ratio.mapped(lambda ratio: sign * (1 - ratio)), wording.percent)
-    return f"{shown} {word} than that of {rival.line.label}{wording.tested(rival.test.corrected)}{_cost(best, rival.line)}"
+    return f"{shown} {word} than that of {rival.line.label}{wording.tested(rival.test.corrected)}"
 
 
 def _cost(best: Line, other: Line) -> str:

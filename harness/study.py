@@ -24,6 +24,9 @@ from harness.rules import UserError, one_line, without_password
 if TYPE_CHECKING:
     from harness.config import StudyConfig, Trial
 
+WORKERS_LOAD = ("harness.trial", "sklearn.datasets", "matplotlib.figure", "matplotlib.backends.backend_agg")
+"""What the tasks of a sweep need, and what they would load one by one when they first need it: images and pictures."""
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the command; gives its exit code."""
@@ -86,7 +89,7 @@ def _dry_run(file: StudyFile, request: Request) -> int:
 
 def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
     if request.executor == "processes":
-        processes.prepare(["harness.trial"])  # while this process loads the rest
+        processes.prepare(WORKERS_LOAD)  # while this process loads the rest
     from harness import display
     from harness.claims import private_path
     from harness.closing import show_as_json, show_outcome

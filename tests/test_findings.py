@@ -129,6 +129,17 @@ def test_architectures_that_do_not_differ_are_not_told_apart() -> None:
     assert "is not resolved with 3 seeds" in claim.text
 
 
+def test_that_all_architectures_have_as_many_parameters_is_said_once() -> None:
+    """Where they have not, each is told with how many."""
+    alike, others = (
+        answer("architecture", architectures=names) for names in (("deep", "heavy", "dense"), ("base", "deep", "heavy"))
+    )
+    assert alike.text.endswith(" All of these have as many parameters.")
+    assert alike.text.count("parameters") == 1
+    assert "with as many parameters;" in others.text
+    assert "with 3 times as many parameters" in others.text
+
+
 def test_the_trend_of_the_correlation_is_beyond_its_chance_level() -> None:
     """Spearman of size and excess, computed again by SciPy; a maximum that only follows chance shows no trend."""
     records = made_up_sweep()

@@ -111,6 +111,7 @@ from harness.rounds import Means
 from harness.sweep import run_sweep
 from harness.track import MlflowTracker
 from harness.processes import prepare
+from harness.study import WORKERS_LOAD
 from tests.support import TINY, make_study_file, processes_of
 from tests.test_sweep import QuietDisplay
 
@@ -130,7 +131,7 @@ def usage(process):
 
 
 if __name__ == "__main__":
-    prepare(["harness.trial"])
+    prepare(WORKERS_LOAD)
     folder = Path(sys.argv[1])
     base = replace(TINY, architecture="linear", epochs=1, transfer_epochs=1, draws=1)
     plan = make_plan(make_study_file(folder, base=base, seeds=500), Request(device="cpu"))

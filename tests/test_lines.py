@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +40,31 @@ def test_lines_are_named_in_few_digits_and_in_all_where_few_do_not_tell_them_apa
     numbered = [replace(record, trial=replace(record.trial, number=number)) for number, record in enumerate(records)]
     found = [line.label for line in lines_of(summary_of(numbered, "learning_rate", "latent_size"))]
     assert sorted(found) == ["base, learning_rate=0.00255", "base, learning_rate=0.01234", "base, learning_rate=0.012341"]
+
+
+ONE_AT_A_TIME: list[dict[str, Any]] = [{}, {"batch_norm": False}, {"loss": "bce"}, {"activation": "gelu"}]
+
+
+def labels_of(choices: Sequence[dict[str, Any]]) -> list[str]:
+    """Of a sweep with a line for each."""
+    records = [record for fields in choices for record in made_up_sweep(("base",), (2, 5), seeds=1, **fields)]
+    numbered = [replace(record, trial=replace(record.trial, number=number)) for number, record in enumerate(records)]
+    varied = ("batch_norm", "loss", "activation", "latent_size")
+    return [line.label for line in lines_of(summary_of(numbered, *varied))]
+
+
+def test_lines_that_change_one_choice_each_are_named_by_that_choice() -> None:
+    """And the first one, which changes none, by its architecture alone."""
+    expected = ["base", "base, batch_norm=False", "base, loss=bce", "base, activation=gelu"]
+    assert labels_of(ONE_AT_A_TIME) == expected
+
+
+def test_lines_of_which_one_changes_two_choices_are_named_by_all_of_them() -> None:
+    """For then what is left out would have to be guessed."""
+    found = labels_of([*ONE_AT_A_TIME, {"loss": "bce", "activation": "gelu"}])
+    assert found[0] == "base, batch_norm=True, loss=mse, activation=relu"
+    assert found[-1] == "base, batch_norm=True, loss=bce, activation=gelu"
+    assert len(set(found)) == 5
 
 
 def test_a_block_has_a_row_a_seed_and_a_column_a_size() -> None:
