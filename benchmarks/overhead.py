@@ -24,7 +24,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from harness import executors, options
+from harness import executors, options, processes
 from harness.groups import choose_workers
 
 SAMPLE_SECONDS = 0.5
@@ -110,9 +110,10 @@ def time_sweep(words: Sequence[str]) -> tuple[float, float, int]:
         os.chdir(folder)
         try:
             started = time.monotonic()
-            from harness.study import main as study
+            from harness import study
 
-            study([*words, "--executor", "timed"])
+            processes.prepare(study.WORKERS_LOAD)  # as the command does for the executor that the timed one stands for
+            study.main([*words, "--executor", "timed"])
             ended = time.monotonic()
         finally:
             os.chdir(before)
@@ -121,7 +122,10 @@ def time_sweep(words: Sequence[str]) -> tuple[float, float, int]:
 
 
 def not_computing(started: float, ended: float, workers: int) -> dict[str, float]:
-    """Where the workers' other seconds went: before the first task, between tasks, and after the last one."""
+    """Where the workers' other seconds went: before the first task, between tasks, and after the last one.
+
+    A task without a result counts as waiting.
+    """
     first, last = min(begin for begin, _ in SPANS), max(end for _, end in SPANS)
     busy = sum(end - begin for begin, end in SPANS)
     return {

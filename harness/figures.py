@@ -118,6 +118,10 @@ class Chart:
 def draw(chart: Chart, kinds: Sequence[str] = ("png", "svg")) -> dict[str, bytes]:
     """Draws a chart.
 
+    Args:
+        chart: What it shows.
+        kinds: Of files.
+
     Returns:
         The same picture of each kind, ``png`` or ``svg``, with text that can be selected in the latter.
     """
@@ -220,7 +224,7 @@ def _mark_logarithmic(axis: Axis) -> None:
 def _saved(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, metadata={"Software": None} if kind == "png" else {"Date": None, "Creator": None})
-    figure.set_layout_engine("none")  # of every kind it is the same, and to find it takes as long as to draw
+    figure.set_layout_engine("none")  # the next kind takes it over: to find it takes as long as to draw
     return buffer.getvalue()
 
 

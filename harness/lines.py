@@ -162,7 +162,8 @@ def is_single(record: TrialRecord) -> bool:
 def rows_by_line(rows: Sequence[Row], axes: Sequence[str], pooled: Collection[str] = ()) -> dict[str, list[Row]]:
     """Rows that differ in latent size and the pooled fields only, rising, by what tells them from the others.
 
-    That is the architecture and what else was varied, and where that is not enough the fields in which they differ. A search's
+    That is the architecture and what else was varied, or the one choice that tells each from the first where each changes one;
+    where that is not enough, the fields in which they differ. A search's
     trial that was trained again from fresh seeds is in none: it was chosen, and is no replicate of those.
     """
     kept = {each.trial.number for each in without_chosen(record for row in rows for record in row.trials)}
@@ -171,7 +172,7 @@ def rows_by_line(rows: Sequence[Row], axes: Sequence[str], pooled: Collection[st
         if any(record.trial.number in kept for record in row.trials):
             by_identity.setdefault(identity_of(row.trials[0].trial.config, pooled), []).append(row)
     names = [name for name in axes if name not in ("architecture", "latent_size", *pooled)]
-    labels = _labels([*by_identity], names)
+    labels = _labels([*by_identity], names, has_first=any(record.trial.number == 0 for row in rows for record in row.trials))
     return {labels[identity]: sorted(each, key=size_of) for identity, each in by_identity.items()}
 
 
@@ -181,10 +182,17 @@ def identity_of(config: TrialConfig, pooled: Collection[str] = ()) -> TrialConfi
     return replace(config, latent_size=1, seed=0, **{name: getattr(usual, name) for name in pooled})
 
 
-def _labels(configs: Sequence[TrialConfig], names: Sequence[str]) -> dict[TrialConfig, str]:
-    """Names in few words; those that share one have all fields in which they differ, to the last digit."""
+def _labels(configs: Sequence[TrialConfig], names: Sequence[str], has_first: bool) -> dict[TrialConfig, str]:
+    """Names in few words; those that share one have all fields in which they differ, to the last digit.
+
+    Args:
+        configs: Of the lines.
+        names: Fields that were varied.
+        has_first: Whether the first line is the sweep's first, which names may leave out what they share with.
+    """
     sharing: dict[str, list[TrialConfig]] = {}
-    for config, own in zip(configs, _telling(configs, names), strict=True):
+    telling = _telling(configs, names) if has_first else [list(names)] * len(configs)
+    for config, own in zip(configs, telling, strict=True):
         sharing.setdefault(_label(config, own, short_text), []).append(config)
     return {
         config: label if len(alike) == 1 else _label(config, dict.fromkeys([*names, *_differing(alike)]), str)

@@ -147,9 +147,9 @@ def find_architecture(evidence: Evidence) -> list[Claim]:
         text = f"Which of the lines is best is not resolved: only {evidence.best.label} can be looked at.{left_out}"
         return [Claim("architecture", text, False, _runs_of(evidence.best))] if left_out else []
     shown = found[:MOST_COMPARED]
-    costs = [_cost(evidence.best, rival.line) for rival in shown]
+    costs = [_cost(evidence.best, rival.line) for rival in found]
     has_one_cost = len(costs) > 1 and set(costs) == {AS_MANY}
-    parts = "; ".join(_against(rival) + ("" if has_one_cost else cost) for rival, cost in zip(shown, costs, strict=True))
+    parts = "; ".join(_against(rival) + ("" if has_one_cost else cost) for rival, cost in zip(shown, costs, strict=False))
     text = (
         f"By the validation loss {evidence.best.label} is best. On the test split, {_where(evidence.best, found)}, its loss is "
         f"{parts}{_more(found[MOST_COMPARED:])}.{' All of these have as many parameters.' if has_one_cost else ''}"

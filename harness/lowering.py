@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 Pair = tuple[int, int]
@@ -46,7 +47,7 @@ class Lowering(Protocol):
         """Large maps as rows, (K, M, J)."""
 
     def large_maps(self, rows: Tensor) -> Tensor:
-        """The adjoint of ``large_rows``, in memory of its own."""
+        """The adjoint of ``large_rows``; shares memory with nothing but the rows."""
 
     def small_rows(self, maps: Tensor) -> Tensor:
         """Small maps as rows, (K, M, I)."""
@@ -81,13 +82,15 @@ class _Convolve(torch.autograd.Function):
         context.save_for_backward(left, right)
         context.lowering, context.transposed = lowering, transposed
         if not transposed:
-            return lowering.small_maps(_multiply(left, right, None if bias is None else lowering.small_bias(bias)))
+            result = lowering.small_maps(_multiply(left, right, None if bias is None else lowering.small_bias(bias)))
+            return result.data  # no view, which a layer after it could not change in place
         result = lowering.large_maps(_multiply(left, right.transpose(1, 2), None))
         if bias is not None:
             result.unflatten(0, (len(bias), -1)).add_(bias[:, None, :, None, None])
-        return result
+        return result.data
 
     @staticmethod
+    @once_differentiable
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
         (left, right), lowering, transposed = context.saved_tensors, context.lowering, context.transposed
         rows = (lowering.large_rows if transposed else lowering.small_rows)(gradients[0].to(left.dtype))
@@ -126,9 +129,10 @@ class _Product(torch.autograd.Function):
     def forward(context: Any, left: Tensor, right: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         left, right = left.to(dtype).reshape(len(right), -1, left.shape[1]), right.to(dtype)
         context.save_for_backward(left, right)
-        return _multiply(left, right.transpose(1, 2), bias).flatten(0, 1)
+        return _multiply(left, right.transpose(1, 2), bias).flatten(0, 1).data  # no view, as above
 
     @staticmethod
+    @once_differentiable
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         left, right = context.saved_tensors
         rows = gradients[0].reshape(len(right), -1, right.shape[1])
@@ -164,7 +168,7 @@ class Whole:
 
     def large_rows(self, maps: Tensor) -> Tensor:
         """(K, B, L * large)."""
-        return maps.reshape(self.members, -1, maps[0].numel())
+        return maps.reshape(self.members, -1, maps.shape[1:].numel())
 
     def large_maps(self, rows: Tensor) -> Tensor:
         """(K * B, L, H, W)."""
@@ -172,7 +176,7 @@ class Whole:
 
     def small_rows(self, maps: Tensor) -> Tensor:
         """(K, B, small * S)."""
-        return maps.permute(0, 2, 3, 1).reshape(self.members, -1, maps[0].numel())
+        return maps.permute(0, 2, 3, 1).reshape(self.members, -1, maps.shape[1:].numel())
 
     def small_maps(self, rows: Tensor) -> Tensor:
         """(K * B, S, h, w)."""

@@ -16,14 +16,11 @@ from harness.executors import EXECUTORS
 from harness.library import SearchSpace, StudyFile
 from harness.measures import GROUPS, METRICS
 from harness.options import Request
+from harness.provenance import RESULTS_VERSION
 from harness.ray_executor import check_cluster
 from harness.rules import UserError, unknown
 from harness.samplers import check_sampler
 from harness.search import SamplerSearch
-
-RESULTS_VERSION = 7
-"""Raised whenever a change of the harness changes a trial's numbers, so that old and new ones are never mixed."""
-
 
 MOST_TRIALS = 100_000
 """Of a grid, which is a table that is made before its first trial: at a second each they would take a day."""

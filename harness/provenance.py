@@ -12,6 +12,9 @@ from harness import __version__
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "optuna", "mlflow")
 
+RESULTS_VERSION = 7
+"""Raised whenever a change of the harness changes a trial's numbers, so that old and new ones are never mixed."""
+
 LONGEST_DIFF = 1_000_000
 """Bytes of a difference that are kept."""
 
@@ -61,8 +64,8 @@ def device_name(device: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions by package, those that are installed."""
-    found = {"harness": __version__, "python": platform.python_version()}
+    """Versions by package, those that are installed, and that of the numbers which this program makes."""
+    found = {"harness": __version__, "harness's results": str(RESULTS_VERSION), "python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = version(name)

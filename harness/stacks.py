@@ -16,6 +16,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from harness.convolutions import convolve
 from harness.lowering import Geometry, Pair, product
@@ -120,7 +121,7 @@ class StackedBatchNorm(Twin):
         if self.training:
             normal, mean, variance = cast(tuple[Tensor, ...], _Normalize.apply(maps, weight, bias, self.eps, self.rectified))
             self._follow(mean, variance, maps.numel() // mean.numel())
-            return normal
+            return _from_rows(normal, maps)
         scale, shift = (each.unsqueeze(1) for each in self.affine())
         normal = _from_rows(torch.addcmul(shift, _to_rows(maps, self.members), scale), maps)
         return normal.relu_() if self.rectified else normal
@@ -138,7 +139,10 @@ class StackedBatchNorm(Twin):
 
 
 class _Normalize(torch.autograd.Function):
-    """Batch norm in training mode of maps (K * B, C, ...), and ReLU after it; also gives mean and biased variance, (K, C)."""
+    """Batch norm in training mode of maps (K * B, C, ...), and ReLU after it, as rows (K, N, C).
+
+    Also gives mean and biased variance, (K, C).
+    """
 
     @staticmethod
     def forward(
@@ -157,12 +161,16 @@ class _Normalize(torch.autograd.Function):
         mean, variance = mean.squeeze(1), variance.squeeze(1)
         context.mark_non_differentiable(mean, variance)
         context.set_materialize_grads(False)
-        return _from_rows(result, maps), mean, variance
+        context.shape = maps.movedim(1, -1).shape
+        return result, mean, variance
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    @once_differentiable
+    def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         normal, weight, inverse, result = context.saved_tensors
-        gradient = _to_rows(gradients[0], len(weight))
+        if gradients[0] is None:
+            return None, None, None, None, None
+        gradient = gradients[0].contiguous()
         if result is not None:
             gradient = torch.ops.aten.threshold_backward(gradient, result, 0)
         to_bias = gradient.sum(dim=1, keepdim=True)
@@ -170,11 +178,11 @@ class _Normalize(torch.autograd.Function):
         scale = weight.unsqueeze(1) * inverse
         count = normal.shape[1]
         to_rows = (gradient * scale).sub_(scale * to_bias / count).addcmul_(normal, scale * to_weight / count, value=-1)
-        return _from_rows(to_rows, gradients[0]), to_weight.squeeze(1), to_bias.squeeze(1), None, None
+        return to_rows.view(context.shape).movedim(-1, 1), to_weight.squeeze(1), to_bias.squeeze(1), None, None
 
 
 def _to_rows(maps: Tensor, members: int) -> Tensor:
-    """(K * B, C, ...) as (K, N, C), contiguous."""
+    """(K * B, C, ...) as (K, N, C)."""
     return maps.movedim(1, -1).reshape(members, -1, maps.shape[1])
 
 

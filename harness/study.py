@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from harness.config import StudyConfig, Trial
 
 WORKERS_LOAD = ("harness.trial", "sklearn.datasets", "matplotlib.figure", "matplotlib.backends.backend_agg")
-"""What the tasks of a sweep need, and what they would load one by one when they first need it: images and pictures."""
+"""Loaded once for all workers while the command starts: what their tasks need for training, images and pictures."""
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -192,7 +192,8 @@ def test_what_differs_in_the_making_is_named(stored: Stored, tmp_path: Path, cap
     change = "UPDATE tags SET value = ? WHERE key = ? AND run_uuid = ?"
     copy.change(change, "b" * 40, "mlflow.source.git.commit", run_id)
     copy.change(change, "true", "harness.git_dirty", run_id)
-    copy.change(change, json.dumps(provenance.versions() | {"torch": "1.0", "gone": "2"}), "harness.versions", run_id)
+    others = {"torch": "1.0", "gone": "2", "harness's results": "1"}
+    copy.change(change, json.dumps(provenance.versions() | others), "harness.versions", run_id)
     copy.change(change, "another CPU", "harness.device_name", run_id)
     content = run_json([run_id, "--verify", "--tracking-uri", copy.uri], capsys)
     assert content["outcome"] == "bit-equal"
@@ -200,6 +201,7 @@ def test_what_differs_in_the_making_is_named(stored: Stored, tmp_path: Path, cap
         "device's model": {"recorded": "another CPU", "found": provenance.device_name("cpu")},
         "commit": {"recorded": "b" * 40, "found": COMMIT},
         "changes to the commit": {"recorded": "some", "found": ""},
+        "version of harness's results": {"recorded": "1", "found": str(provenance.RESULTS_VERSION)},
         "version of torch": {"recorded": "1.0", "found": provenance.versions()["torch"]},
         "version of gone": {"recorded": "2", "found": ""},
     }

@@ -90,6 +90,14 @@ MADE_UP: dict[str, Callable[[], nn.Module]] = {
     "norm that keeps nothing": lambda: nn.BatchNorm1d(6, affine=False, track_running_stats=False),
     "norm without a moving average": lambda: nn.BatchNorm1d(6, momentum=None),
     "no bias": lambda: nn.Linear(6, 3, bias=False),
+    "changed in place": lambda: nn.Sequential(
+        nn.Linear(6, 6),
+        nn.LeakyReLU(0.1, inplace=True),
+        nn.BatchNorm1d(6),
+        nn.ELU(inplace=True),
+        nn.Linear(6, 4),
+        nn.ReLU(inplace=True),
+    ),
     "no weights": lambda: nn.Sequential(nn.Tanh(), nn.Softmax(dim=1)),
 }
 
@@ -136,6 +144,18 @@ def test_every_convolution_with_a_twin_is_its_members(kind: str) -> None:
     members = [CONVOLUTIONS[kind]() for _ in range(3)]
     net = assert_stack_is_its_members(members, random_like(3 * BATCH, 4, 5, 8) - 0.5)
     assert isinstance(net, StackedConvolution)
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_what_a_convolution_and_a_norm_give_may_be_changed_in_place(kind: str) -> None:
+    """By an activation that saves memory, as many are written."""
+    torch.manual_seed(0)
+    members: list[nn.Module] = []
+    for _ in range(3):
+        layer = cast(nn.Conv2d, CONVOLUTIONS[kind]())
+        norm = nn.BatchNorm2d(layer.out_channels)
+        members.append(nn.Sequential(layer, nn.LeakyReLU(0.1, inplace=True), norm, nn.ELU(inplace=True)))
+    assert_stack_is_its_members(members, random_like(3 * BATCH, 4, 5, 8) - 0.5)
 
 
 @pytest.mark.parametrize("rectified", [True, False])
