@@ -1,56 +1,34 @@
-"""All numbers and files of one small trained autoencoder: contracts over the dicts, and references from outside."""
+"""All numbers of one small trained autoencoder: contracts over the dicts, and references from outside."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-import safetensors.torch
 import torch
-from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.metrics import mean_squared_error
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
-from harness import datasets, models
-from harness.artifacts import failure_artifacts, trial_artifacts
+from harness import models
+from harness.artifacts import trial_artifacts
 from harness.config import HEADLINES, STAGE_METRICS, TrialConfig
 from harness.evaluation import TRANSFER_MODES, Evaluation
 from harness.library import list_studies, load_study
-from harness.material import Material
 from harness.measures import GROUPS, METRICS, PREFIX_SIZES, measure_all
 from harness.splits import label_draws
-from harness.train import TrainState, initial_state, train_member
-from harness.transfer import CURVES, LabelledInputs, TransferTask, calibrate_batch_norm, classify
-
-CONFIG = models.resolve(TrialConfig(epochs=1, transfer_epochs=2, draws=2, train_size=64, latent_size=3))
-PICTURES = ("reconstructions.png", "interpolation/strips.png", "latents/correlation.png")
-
-Floats = npt.NDArray[np.float64]
-
-
-def _material() -> Material:
-    """Fresh, so that nothing is remembered from another evaluation."""
-    return Material(datasets.load("digits", ""), CONFIG.split_seed, CONFIG.train_size, "cpu")
-
-
-def _trained(config: TrialConfig) -> TrainState:
-    material = _material()
-    return train_member(config, initial_state(config, material.shape), config.epochs, material.splits)[0]
+from harness.train import initial_state
+from harness.transfer import LabelledInputs, TransferTask, calibrate_batch_norm, classify
+from tests.evaluated import CONFIG, Floats, arrays_of, evaluated, fresh_material, rows_of, trained
 
 
 @pytest.fixture(scope="module")
 def evaluation() -> Evaluation:
     """One epoch of the base architecture on 64 digits."""
-    return Evaluation(CONFIG, _trained(CONFIG), _material())
+    return evaluated()
 
 
 @pytest.fixture(scope="module")
@@ -62,28 +40,11 @@ def metrics(evaluation: Evaluation) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def again(evaluation: Evaluation) -> dict[str, float]:
     """The metrics of the same state, evaluated anew."""
-    return measure_all(Evaluation(CONFIG, evaluation.state, _material()), list(GROUPS))
-
-
-@pytest.fixture(scope="module")
-def files(evaluation: Evaluation) -> dict[str, bytes]:
-    """Its artifacts."""
-    return trial_artifacts(evaluation)
+    return measure_all(Evaluation(CONFIG, evaluation.state, fresh_material()), list(GROUPS))
 
 
 def _pixels(images: torch.Tensor) -> Floats:
     return images.flatten(1).double().numpy()
-
-
-def _arrays(content: bytes) -> dict[str, npt.NDArray[Any]]:
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return dict(arrays)
-
-
-def _rows(content: bytes) -> tuple[list[str], Floats]:
-    """The heading and the numbers of a CSV."""
-    heading, *rows = csv.reader(io.StringIO(content.decode()))
-    return heading, np.array(rows, dtype=float)
 
 
 DEFINED = [name for name in METRICS if name not in (*STAGE_METRICS, *(f"prefix/mse_{size}" for size in PREFIX_SIZES if size > 3))]
@@ -128,10 +89,10 @@ def test_what_is_in_a_group_is_measured_only_where_it_is_asked_for(
 def test_the_stages_of_a_training_are_its_validation_losses_after_each_third() -> None:
     """After two and four of six epochs; a stage that was not reached, or is the end, is not defined."""
     config = replace(CONFIG, epochs=6, transfer_epochs=1, draws=1)
-    state = _trained(config)
-    found = measure_all(Evaluation(config, state, _material()), ["pruning"])
+    state = trained(config)
+    found = measure_all(Evaluation(config, state, fresh_material()), ["pruning"])
     assert [found[name] for name in STAGE_METRICS] == [state.logs[1].val_mse, state.logs[3].val_mse]
-    assert not set(STAGE_METRICS) & set(measure_all(Evaluation(CONFIG, _trained(CONFIG), _material()), ["pruning"]))
+    assert not set(STAGE_METRICS) & set(measure_all(Evaluation(CONFIG, trained(CONFIG), fresh_material()), ["pruning"]))
 
 
 def test_a_prefix_is_what_is_decoded_from_the_first_units(evaluation: Evaluation, metrics: dict[str, float]) -> None:
@@ -302,13 +263,13 @@ def test_the_raw_pixel_floor_is_the_same_classifier_on_the_same_draws(evaluation
     reference = material.splits.train.images.flatten(1)
     expected = classify(TransferTask(nn.Identity(), draws, test, reference, 10, CONFIG.transfer_epochs, seed=0))
     assert metrics["transfer/raw_pixels_accuracy"] == pytest.approx(expected.accuracies.numpy().mean())
-    other = _material().raw_pixels_transfer(replace(CONFIG, latent_size=9, seed=4, learning_rate=1e-4))
+    other = fresh_material().raw_pixels_transfer(replace(CONFIG, latent_size=9, seed=4, learning_rate=1e-4))
     assert other.accuracy == metrics["transfer/raw_pixels_accuracy"]
 
 
 def test_the_pca_floor_of_transfer_knows_the_latent_size() -> None:
     """Of 1, 3 and 20 scores the most tell the digits apart best, and one is little better than the chance of 0.1."""
-    material = _material()
+    material = fresh_material()
     one, three, many = (
         material.pca_transfer(replace(CONFIG, latent_size=size, transfer_epochs=20)).accuracy for size in (1, 3, 20)
     )
@@ -331,7 +292,7 @@ def test_the_encoder_from_scratch_is_untrained_and_calibrated(evaluation: Evalua
     np.testing.assert_allclose(evaluation.transfers["scratch"].curves.numpy(), expected.curves.numpy(), rtol=1e-6)
 
 
-def test_measuring_leaves_the_model_as_it_was_trained(evaluation: Evaluation, metrics: dict[str, float]) -> None:
+def test_measuring_leaves_the_model_as_it_wastrained(evaluation: Evaluation, metrics: dict[str, float]) -> None:
     """Fine-tuning and calibration work on copies."""
     assert metrics
     assert not any(module.training for module in evaluation.model.modules())
@@ -342,13 +303,13 @@ def test_measuring_leaves_the_model_as_it_was_trained(evaluation: Evaluation, me
 def test_one_latent_unit_and_one_draw_leave_out_what_they_do_not_define() -> None:
     """No pairs, no correlation; one draw, no standard deviation; every other metric and all the files are there."""
     config = replace(CONFIG, latent_size=1, draws=1, labels=1)
-    evaluation = Evaluation(config, _trained(config), _material())
+    evaluation = Evaluation(config, trained(config), fresh_material())
     undefined = {"latent/mean_abs_corr", "latent/max_abs_corr_null95"}
     undefined |= {f"transfer/{mode}_accuracy_std" for mode in TRANSFER_MODES}
     assert {name for name, metric in METRICS.items() if not metric.group} - set(measure_all(evaluation)) == undefined
     files = trial_artifacts(evaluation)
-    assert _rows(files["latents/correlation.csv"])[1].tolist() == [[0, 1]]
-    assert _arrays(files["latents/test_codes.npz"])["codes"].shape[1] == 1
+    assert rows_of(files["latents/correlation.csv"])[1].tolist() == [[0, 1]]
+    assert arrays_of(files["latents/test_codes.npz"])["codes"].shape[1] == 1
 
 
 def test_more_latent_units_than_pixels_are_measured_all_the_same() -> None:
@@ -356,113 +317,7 @@ def test_more_latent_units_than_pixels_are_measured_all_the_same() -> None:
     config = models.resolve(
         TrialConfig(architecture="linear", latent_size=70, epochs=1, transfer_epochs=1, draws=1, train_size=64)
     )
-    values = measure_all(Evaluation(config, _trained(config), _material()))
+    values = measure_all(Evaluation(config, trained(config), fresh_material()))
     assert set(HEADLINES) <= set(values)
     assert values["floor/pca_mse"] == pytest.approx(0, abs=1e-12)
     assert 1 <= values["latent/effective_rank"] <= 70
-
-
-def test_the_pictures_are_all_that_is_png(files: dict[str, bytes]) -> None:
-    """Reconstructions, strips and the correlation matrix."""
-    assert sorted(name for name in files if name.endswith(".png")) == sorted(PICTURES)
-
-
-@pytest.mark.parametrize("name", PICTURES)
-def test_every_picture_opens_and_is_not_blank(name: str, files: dict[str, bytes]) -> None:
-    """At least twenty shades, and neither side is trivially short."""
-    with Image.open(io.BytesIO(files[name])) as picture:
-        assert picture.format == "PNG"
-        pixels = np.asarray(picture.convert("L"))
-    assert min(pixels.shape) > 80
-    assert len(np.unique(pixels)) > 20
-
-
-def test_every_file_is_the_same_when_it_is_made_again(evaluation: Evaluation, files: dict[str, bytes]) -> None:
-    """Bytes of the same evaluation done anew, archives compared by what they hold."""
-    other = trial_artifacts(Evaluation(CONFIG, evaluation.state, _material()))
-    assert other.keys() == files.keys()
-    for name, content in files.items():
-        if name.endswith(".npz"):
-            assert all(np.array_equal(array, _arrays(other[name])[key]) for key, array in _arrays(content).items()), name
-        else:
-            assert other[name] == content, name
-
-
-def test_the_strips_hold_decoded_codes_between_the_ends(evaluation: Evaluation, files: dict[str, bytes]) -> None:
-    """Six pairs of different classes in nine steps; ends and middle are what the decoder gives, in 256 levels."""
-    arrays = _arrays(files["interpolation/strips.npz"])
-    strips, pairs, classes = arrays["strips"], arrays["pairs"], arrays["classes"]
-    assert (strips.shape, strips.dtype) == ((6, 9, 1, 8, 8), np.uint8)
-    np.testing.assert_array_equal(classes, evaluation.material.splits.test.labels.numpy()[pairs])
-    assert (classes[:, 0] != classes[:, 1]).all()
-    codes = evaluation.codes[torch.from_numpy(pairs)]
-    with torch.no_grad():
-        for step, points in ((0, codes[:, 0]), (4, codes.mean(dim=1)), (8, codes[:, 1])):
-            expected = 255 * evaluation.model.decoder(points).numpy()
-            np.testing.assert_allclose(strips[:, step], expected, atol=0.51)
-
-
-def test_the_codes_are_those_of_the_test_images(evaluation: Evaluation, files: dict[str, bytes]) -> None:
-    """One row for each test image with its label, from the model's encoder in evaluation mode."""
-    arrays = _arrays(files["latents/test_codes.npz"])
-    test = evaluation.material.splits.test
-    with torch.no_grad():
-        np.testing.assert_allclose(arrays["codes"], evaluation.model.encoder(test.images).numpy(), atol=1e-5)
-    assert arrays["codes"].shape == (len(test.images), CONFIG.latent_size)
-    np.testing.assert_array_equal(arrays["labels"], test.labels.numpy())
-
-
-def test_the_correlation_table_is_that_of_the_codes(files: dict[str, bytes]) -> None:
-    """NumPy's matrix of the codes in the other file, a line a unit."""
-    heading, rows = _rows(files["latents/correlation.csv"])
-    codes = _arrays(files["latents/test_codes.npz"])["codes"].astype(float)
-    assert heading == ["unit", "0", "1", "2"]
-    assert rows[:, 0].tolist() == [0, 1, 2]
-    np.testing.assert_allclose(rows[:, 1:], np.corrcoef(codes, rowvar=False), atol=1e-9)
-
-
-def test_the_weights_and_the_configuration_rebuild_the_model(evaluation: Evaluation, files: dict[str, bytes]) -> None:
-    """A model built from the two files alone, without pickle, decodes every test image to the same bits."""
-    content = json.loads(files["model/config.json"])
-    shape = tuple(content.pop("image_shape"))
-    config = TrialConfig(**content)
-    assert config == CONFIG
-    model = models.build(shape, replace(config, seed=config.seed + 1))  # other initial weights, which must not matter
-    model.load_state_dict(safetensors.torch.load(files["model/model.safetensors"]))
-    with torch.no_grad():
-        assert torch.equal(model.eval()(evaluation.images), evaluation.reconstructions)
-
-
-def test_the_training_curve_is_a_line_an_epoch(evaluation: Evaluation, files: dict[str, bytes]) -> None:
-    """The names of the log's fields and its numbers in full."""
-    heading, rows = _rows(files["curves/training.csv"])
-    (log,) = evaluation.state.logs
-    assert heading == [each.name for each in fields(log)]
-    assert rows.tolist() == [[getattr(log, name) for name in heading]]
-
-
-def test_the_transfer_curves_are_means_over_the_draws(evaluation: Evaluation, files: dict[str, bytes]) -> None:
-    """A column for each mode and curve, a line an epoch."""
-    heading, rows = _rows(files["curves/transfer.csv"])
-    assert heading == ["epoch", *(f"transfer/{mode}/{name}" for mode in TRANSFER_MODES for name in CURVES)]
-    assert rows[:, 0].tolist() == [1, 2]
-    for mode in TRANSFER_MODES:
-        for index, name in enumerate(CURVES):
-            expected = evaluation.transfers[mode].curves.numpy()[:, :, index].mean(axis=0)
-            np.testing.assert_allclose(rows[:, heading.index(f"transfer/{mode}/{name}")], expected)
-
-
-def test_a_failed_trial_leaves_its_reason_its_configuration_and_what_it_trained(evaluation: Evaluation) -> None:
-    """Three files: the failure as it was given, the configuration, and the epochs that were finite."""
-    files = failure_artifacts(CONFIG, evaluation.state.logs, "ValueError: no\ntraceback")
-    assert set(files) == {"failure.txt", "model/config.json", "curves/training.csv"}
-    assert files["failure.txt"] == b"ValueError: no\ntraceback"
-    assert TrialConfig(**json.loads(files["model/config.json"])) == CONFIG
-    assert len(_rows(files["curves/training.csv"])[1]) == 1
-
-
-def test_a_trial_that_failed_at_once_has_an_empty_curve() -> None:
-    """The heading alone, so that the file can be read like any other."""
-    content = failure_artifacts(CONFIG, (), "reason")["curves/training.csv"].decode()
-    assert content.startswith("epoch,train_loss,")
-    assert content.count("\n") == 1
