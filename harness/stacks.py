@@ -21,6 +21,9 @@ from torch.autograd.function import once_differentiable
 from harness.convolutions import convolve
 from harness.lowering import Geometry, Pair, product
 
+SMALL_IMAGE = 16 * 16
+"""Numbers in an image up to which layers are so small that calling them for each member would be most of the work."""
+
 
 class Twin(nn.Module):
     """A layer of a stack: the weights of all members under the names that the layer has them by."""
@@ -297,6 +300,24 @@ def _fused(layers: dict[str, nn.Module | None]) -> dict[str, nn.Module | None]:
 def member_state(stacked: Mapping[str, Tensor], member: int, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """One member's part of tensors by name, cut to the shapes that it has as a network of its own."""
     return {name: tensor[member][tuple(slice(size) for size in like[name].shape)] for name, tensor in stacked.items()}
+
+
+def lend_weights(net: nn.Module, members: Sequence[nn.Module]) -> None:
+    """Has each member's own network use the stack's weights and statistics: what trains the stack trains them all."""
+    tensors = dict([*net.named_parameters(), *net.named_buffers()])
+    for index, member in enumerate(members):
+        own = dict([*member.named_parameters(), *member.named_buffers()])
+        for name, lent in member_state({name: tensors[name] for name in own}, index, own).items():
+            own[name].data = lent.data
+
+
+def is_faster_apart(inputs: Tensor) -> bool:
+    """Whether one member after the other is evaluated sooner on inputs (N, ...) than all at once.
+
+    On a CPU what a layer makes of a few hundred large images stays in the cache for the next one where it is one member's. Codes
+    (N, d) are small, and those of a stack are filled up to one size, which no member alone would take.
+    """
+    return inputs.device.type == "cpu" and inputs.dim() > 2 and inputs[0].numel() > SMALL_IMAGE
 
 
 def stack_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.optimizers import StackedAdam
-from harness.stacks import Twin, stack, stack_states
+from harness.stacks import Twin, is_faster_apart, lend_weights, stack, stack_states
+from harness.train import apply_in_blocks
 from harness.transfer import (
     LEARNING_RATE,
     LabelledInputs,
@@ -23,8 +25,8 @@ from harness.transfer import (
 NETS_AT_ONCE, NETS_AT_ONCE_ON_GPU = 20, 1024
 """Nets in a stack: on a CPU few enough that their weights stay near it, on a GPU as many as there may be."""
 
-BLOCK, BLOCK_ON_GPU = 2**15, 2**18
-"""Numbers in the inputs of each net that are evaluated at a time: a CPU keeps those of a stack in its cache."""
+BLOCK, BLOCK_ON_GPU, BLOCK_ALONE = 2**15, 2**18, 2**18
+"""Numbers in the inputs of each net that are evaluated at a time: a CPU keeps those of a stack, or of one net, in its cache."""
 
 
 class StackedStandardize(Twin):
@@ -61,6 +63,13 @@ class _Job:
         return LabelledInputs(torch.cat([part.inputs for part in parts]), torch.cat([part.labels for part in parts]))
 
 
+class _Nets(NamedTuple):
+    """Nets as a stack, and each by itself with the same weights."""
+
+    stack: nn.Module
+    alone: Sequence[nn.Module]
+
+
 def classify_all(tasks: Sequence[TransferTask], dtype: torch.dtype = torch.float32) -> list[TransferOutcome]:
     """Gives what ``transfer.classify`` gives for each task, up to rounding.
 
@@ -87,7 +96,8 @@ def _train_nets(jobs: Sequence[_Job], dtype: torch.dtype) -> tuple[Tensor, Tenso
     All float64; the last are NaN where a task has none.
     """
     count = len(jobs)
-    net = stack([job.task.net(job.draw) for job in jobs], dtype, {Standardize: StackedStandardize})
+    nets = _make_nets(jobs, dtype)
+    net = nets.stack
     optimizer = StackedAdam(net, [LEARNING_RATE] * count)
     labelled, both = len(jobs[0].labelled.labels), _together([job.measured for job in jobs])
     curves = []
@@ -99,21 +109,28 @@ def _train_nets(jobs: Sequence[_Job], dtype: torch.dtype) -> tuple[Tensor, Tenso
             losses = functional.cross_entropy(net(inputs), both.labels.flatten().index_select(0, batch), reduction="none")
             (losses.sum() / (len(batch) / count)).backward()  # the sum of every net's mean: its weights are in its own
             optimizer.step(1.0)
-        curves.append(_measure(net, both, labelled))
-    accuracies = _accuracies(net, _together([job.task.test for job in jobs]))
-    return accuracies.cpu(), torch.stack(curves, dim=1).cpu(), _validation_accuracies(net, jobs)
+        curves.append(_measure(nets, both, labelled))
+    accuracies = _accuracies(nets, _together([job.task.test for job in jobs]))
+    return accuracies.cpu(), torch.stack(curves, dim=1).cpu(), _validation_accuracies(nets, jobs)
 
 
-def _validation_accuracies(net: nn.Module, jobs: Sequence[_Job]) -> Tensor:
+def _make_nets(jobs: Sequence[_Job], dtype: torch.dtype) -> _Nets:
+    alone = [job.task.net(job.draw) for job in jobs]
+    nets = _Nets(stack(alone, dtype, {Standardize: StackedStandardize}), alone)
+    lend_weights(*nets)
+    return nets
+
+
+def _validation_accuracies(nets: _Nets, jobs: Sequence[_Job]) -> Tensor:
     parts = [job.task.validation for job in jobs if job.task.validation]
     if len(parts) < len(jobs):
         return torch.full((len(jobs),), torch.nan, dtype=torch.float64)
-    return _accuracies(net, _together(parts)).cpu()
+    return _accuracies(nets, _together(parts)).cpu()
 
 
-def _measure(net: nn.Module, both: LabelledInputs, labelled: int) -> Tensor:
+def _measure(nets: _Nets, both: LabelledInputs, labelled: int) -> Tensor:
     """One epoch of every net's ``CURVES``, (nets, 4), from so many labelled inputs of each and the test inputs after them."""
-    parts = [part for numbers in _losses_and_hits(net, both) for part in numbers.tensor_split([labelled], dim=1)]
+    parts = [part for numbers in _losses_and_hits(nets, both) for part in numbers.tensor_split([labelled], dim=1)]
     return torch.stack([part.mean(dim=1) for part in parts], dim=1)
 
 
@@ -139,18 +156,26 @@ def _epochs(jobs: Sequence[_Job], both: LabelledInputs) -> list[list[Tensor]]:
     return epochs
 
 
-def _accuracies(net: nn.Module, part: LabelledInputs) -> Tensor:
+def _accuracies(nets: _Nets, part: LabelledInputs) -> Tensor:
     """Each net's in evaluation mode, (nets,), float64."""
-    return _losses_and_hits(net, part)[1].mean(dim=1)
+    return _losses_and_hits(nets, part)[1].mean(dim=1)
+
+
+def _losses_and_hits(nets: _Nets, part: LabelledInputs) -> tuple[Tensor, Tensor]:
+    """Each net's cross-entropy of each input in evaluation mode, and 1 where its class is right, both (nets, L), float64."""
+    logits = _logits(nets, part.inputs)
+    losses = functional.cross_entropy(logits.flatten(0, 1), part.labels.flatten(), reduction="none").view_as(part.labels)
+    return losses.double(), (logits.argmax(dim=2) == part.labels).double()
 
 
 @torch.no_grad()
-def _losses_and_hits(net: nn.Module, part: LabelledInputs) -> tuple[Tensor, Tensor]:
-    """Each net's cross-entropy of each input in evaluation mode, and 1 where its class is right, both (nets, L), float64."""
-    net.eval()
-    count, size = part.labels.shape
-    at_once = BLOCK if part.labels.device.type == "cpu" else BLOCK_ON_GPU
-    block = max(1, at_once // part.inputs[0, 0].numel())
-    logits = torch.cat([net(inputs.flatten(0, 1)).unflatten(0, (count, -1)) for inputs in part.inputs.split(block, dim=1)], dim=1)
-    losses = functional.cross_entropy(logits.flatten(0, 1), part.labels.flatten(), reduction="none").view(count, size)
-    return losses.double(), (logits.argmax(dim=2) == part.labels).double()
+def _logits(nets: _Nets, inputs: Tensor) -> Tensor:
+    """Of each net's inputs (nets, L, ...), in evaluation mode, (nets, L, classes)."""
+    size = inputs[0, 0].numel()
+    if is_faster_apart(inputs[0]):
+        alone = (apply_in_blocks(net.eval(), own, -(-BLOCK_ALONE // size)) for net, own in zip(nets.alone, inputs, strict=True))
+        return torch.stack(list(alone))
+    at_once = BLOCK if inputs.device.type == "cpu" else BLOCK_ON_GPU
+    net = nets.stack.eval()
+    parts = [net(part.flatten(0, 1)).unflatten(0, (len(inputs), -1)) for part in inputs.split(max(1, at_once // size), dim=1)]
+    return torch.cat(parts, dim=1)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from harness import models
 from harness.models import ARCHITECTURES
 from harness.optimizers import StackedAdam
-from harness.stacks import member_state, stack, stack_states
+from harness.stacks import lend_weights, member_state, stack, stack_states
 from tests.stacking import (
     BATCH,
     SHAPES,
@@ -133,6 +133,51 @@ def test_the_members_states_and_the_stacks_state_are_two_forms_of_one() -> None:
         again = member_state(together, member, state)
         assert again.keys() == state.keys()
         assert all(torch.equal(again[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_members_with_the_stacks_weights_learn_what_it_learns(architecture: str) -> None:
+    """After a step their outputs in evaluation mode are the stack's, and other than before it."""
+    members = autoencoders(architecture, (1, 8, 8))
+    net = stack(members)
+    lend_weights(net, members)
+    images = random_like(len(SIZES) * BATCH, 1, 8, 8)
+    before = outputs_of_each(members, images)
+    optimizer = StackedAdam(net, [0.01] * len(SIZES))
+    functional.mse_loss(net.train()(images), images, reduction="sum").backward()
+    optimizer.step(1.0)
+    with torch.no_grad():
+        after = net.eval()(images)
+    assert_close(outputs_of_each(members, images), after)
+    assert float((after - before).abs().max()) > 1e-4
+
+
+def outputs_of_each(members: list[nn.Module], images: Tensor) -> Tensor:
+    """In evaluation mode, each member's of its own images, one below the other."""
+    with torch.no_grad():
+        return torch.cat([member.eval()(own) for member, own in zip(members, images.chunk(len(members)), strict=True)])
+
+
+def test_a_weight_that_two_layers_share_is_still_shared_when_it_is_lent() -> None:
+    """And so are statistics that are no part of a saved state."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.second.weight = self.first.weight
+            self.register_buffer("seen", torch.zeros(4), persistent=False)
+
+    members: list[nn.Module] = [Tied(), Tied()]
+    net = stack(members)
+    lend_weights(net, members)
+    with torch.no_grad():
+        net.get_parameter("first.weight").fill_(3)
+        net.get_buffer("seen").fill_(5)
+    for member in members:
+        assert member.get_parameter("second.weight") is member.get_parameter("first.weight")
+        assert float(member.get_parameter("second.weight").detach().mean()) == 3
+        assert float(member.get_buffer("seen").mean()) == 5
 
 
 def test_a_stack_of_one_is_its_member() -> None:

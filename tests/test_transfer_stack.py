@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness import transfer_stack
+from harness import stacks, transfer_stack
 from harness.transfer import (
     CURVES,
     LabelledInputs,
@@ -133,6 +133,18 @@ def test_the_size_of_the_blocks_does_not_matter(block: int, kind: str, monkeypat
     monkeypatch.setattr(transfer_stack, "BLOCK", block)
     task = KINDS[kind](3, 0)
     assert_close(classify_all([task]), [classify(task)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("block", [1, 50, 10**6])
+def test_large_images_are_evaluated_net_by_net_to_the_same_numbers(
+    block: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every image counts as large here, and codes, which differ in size, do not; one at a time or all of them."""
+    monkeypatch.setattr(stacks, "SMALL_IMAGE", 0)
+    monkeypatch.setattr(transfer_stack, "BLOCK_ALONE", block)
+    tasks = [KINDS[kind](size, seed) for seed, size in enumerate((3, 5, 2))]
+    assert_close(classify_all(tasks), [classify(task) for task in tasks])
 
 
 def test_one_draw_is_enough() -> None:
