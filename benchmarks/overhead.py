@@ -152,14 +152,18 @@ def _unpack(inner: Future[Any], outer: Future[Any]) -> None:
         outer.set_exception(error)
         return
     result, spent, span = inner.result()
-    SPANS.append(span)
+    if spent:
+        SPANS.append(span)
     for name, seconds in spent.items():
         SPENT[name] += seconds
     outer.set_result(result)
 
 
 def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, float], tuple[float, float]]:
-    """In a worker: the function's result, the seconds that it and its files took, and when it began and ended."""
+    """In a worker: the function's result, the seconds that it and its files took, and when it began and ended.
+
+    No seconds of what is neither training nor evaluation, such as drawing the report's charts.
+    """
     from harness import trial
 
     module: Any = trial
@@ -179,8 +183,9 @@ def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str
     finally:
         module.trial_artifacts = plain
     ended = time.monotonic()
-    name = "training" if function is trial.run_segment else "evaluation"
-    return result, {name: ended - started, "files": files}, (started, ended)
+    names = {trial.run_segment: "training", trial.evaluate_group: "evaluation"}
+    spent = {names[function]: ended - started, "files": files} if function in names else {}
+    return result, spent, (started, ended)
 
 
 def _table(seconds: float, workers: int, rest: dict[str, float]) -> Table:

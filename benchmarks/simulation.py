@@ -103,6 +103,8 @@ class Task:
 class SimulatedCluster:
     """An executor whose nodes are made up; brings the clock forward when the coordinator waits."""
 
+    is_near = False
+
     def __init__(self, nodes: int, cores: int, costs: Costs, clock: Clock, seed: int = 0) -> None:
         self.costs, self.clock, self._random = costs, clock, random.Random(seed)
         self.nodes = [Node(cores, free=cores) for _ in range(nodes)]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -173,10 +174,19 @@ def _are_all_the_same(images: npt.NDArray[Any], block: int = 1024) -> bool:
 
 
 def _read_digits(argument: str, root: Path, image_size: int | None) -> Pixels:
-    from sklearn.datasets import load_digits
+    """From the file that scikit-learn reads: to import scikit-learn for that takes the command a second, and 100 MB."""
+    if (path := _digits_file()).is_file():
+        table = np.loadtxt(path, delimiter=",")  # 64 pixels in 0..16, and the digit
+    else:  # it has another place in this scikit-learn
+        from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    return Pixels((bunch.images[:, None] / 16).astype(np.float32), bunch.target.astype(np.int64))
+        table = np.column_stack(load_digits(return_X_y=True))
+    return Pixels((table[:, :64].reshape(-1, 1, 8, 8) / 16).astype(np.float32), table[:, 64].astype(np.int64))
+
+
+def _digits_file() -> Path:
+    library = find_spec("sklearn")  # finds it without importing it
+    return Path(library.origin if library and library.origin else "").parent / "datasets" / "data" / "digits.csv.gz"
 
 
 def _read_torchvision(class_name: str, arguments: dict[str, str], argument: str, root: Path, image_size: int | None) -> Pixels:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -32,6 +32,7 @@ class InlineExecutor:
     """Runs each function in this process, at once: the plain twin of the others."""
 
     workers = slots = 1
+    is_near = False
 
     def __init__(self, wanted: Wanted | None = None) -> None:
         """Takes what is wanted as the others do and needs none of it."""
@@ -66,6 +67,8 @@ class ProcessExecutor:
 
     Each worker is a pool of one process, so that a process that dies takes one task with it and it is known which.
     """
+
+    is_near = True
 
     def __init__(self, workers: int) -> None:
         self.workers, self.slots = workers, workers + 1  # one more than can run, so that no worker waits for the coordinator
@@ -163,6 +166,25 @@ def _submit_to_pool(pool: ProcessPoolExecutor, call: Call) -> Future[Any]:
     if not writer.closed:
         writer.close()
     return future
+
+
+def spread_over(executor: Executor) -> Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]:
+    """As ``map``, by all workers at once where they are near; what none of them can do is done here."""
+
+    def apply(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        if not executor.is_near:
+            return list(map(function, items))
+        given = [(item, executor.submit(function, item)) for item in items]
+        return [_result_or(function, item, future) for item, future in given]
+
+    return apply
+
+
+def _result_or(function: Callable[[Any], Any], item: Any, future: Future[Any]) -> Any:
+    try:
+        return future.result()
+    except (WorkerDiedError, NoWorkerError):
+        return function(item)
 
 
 EXECUTORS: dict[str, Callable[[Wanted], Executor]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,9 @@ from harness.tables import Row, Summary
 
 ReadFile = Callable[[str, str], bytes]
 """From a run id and a path to the file's content."""
+
+Spread = Callable[[Callable[[Chart], Any], Iterable[Chart]], Iterable[Any]]
+"""As ``map``: it may have others do it."""
 
 FLOORS = {"floor/pca_mse": "PCA", "floor/random_projection_mse": "random projection", "floor/mean_image_mse": "mean image"}
 LABEL_FLOORS = {"transfer/raw_pixels_accuracy": "raw pixels", "transfer/pca_accuracy": "PCA scores"}
@@ -50,18 +53,18 @@ def charts(summary: Summary, read_file: ReadFile) -> dict[str, Chart]:
     return {chart.name: chart for chart in made}
 
 
-def picture_files(summary: Summary, charts: Mapping[str, Chart], read_file: ReadFile) -> dict[str, bytes]:
+def picture_files(summary: Summary, charts: Mapping[str, Chart], read_file: ReadFile, spread: Spread = map) -> dict[str, bytes]:
     """The pictures of a sweep as files, contents by path: every chart as PNG, as SVG and with its numbers, and the strips."""
     if not charts:
         return {}
-    return {"figures/interpolation.png": interpolation_picture(summary, read_file), **chart_files(charts)}
+    return {"figures/interpolation.png": interpolation_picture(summary, read_file), **chart_files(charts, spread)}
 
 
-def chart_files(charts: Mapping[str, Chart]) -> dict[str, bytes]:
+def chart_files(charts: Mapping[str, Chart], spread: Spread = map) -> dict[str, bytes]:
     """Every chart as PNG, as SVG and with its numbers, contents by path."""
     files: dict[str, bytes] = {}
-    for name, chart in charts.items():
-        files |= {f"figures/{name}.{kind}": content for kind, content in figures.draw(chart).items()}
+    for (name, chart), drawn in zip(charts.items(), spread(figures.draw, charts.values()), strict=True):
+        files |= {f"figures/{name}.{kind}": content for kind, content in drawn.items()}
         files[f"figures/{name}.csv"] = chart_csv(chart)
     return files
 

@@ -48,6 +48,8 @@ class RayExecutor:
     the results, must not wait for it.
     """
 
+    is_near = False
+
     def __init__(self, wanted: Wanted, here: int) -> None:
         """Connects to the cluster, or starts one on this machine.
 

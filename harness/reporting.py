@@ -21,7 +21,12 @@ PAGE_FILE, FINDINGS_FILE = "report.html", "findings.json"
 
 
 def report_files(
-    about: About, records: Sequence[TrialRecord], read_file: pictures.ReadFile, plots: str = "", earlier: Sequence[Claim] = ()
+    about: About,
+    records: Sequence[TrialRecord],
+    read_file: pictures.ReadFile,
+    plots: str = "",
+    earlier: Sequence[Claim] = (),
+    spread: pictures.Spread = map,
 ) -> dict[str, bytes]:
     """Makes the report.
 
@@ -32,6 +37,7 @@ def report_files(
         plots: Figures of a sampler's search, as HTML.
         earlier: The sentences of the report before, where there is one: those whose runs are gone since are withheld, and
             nothing is said in their place.
+        spread: Draws the charts: one after the other, where it does not say otherwise.
 
     Returns:
         Contents by path: ``report.html``, ``findings.json``, ``summary.json``, ``trials.csv`` and ``figures/``.
@@ -42,9 +48,9 @@ def report_files(
     numbers = {record.run_id: record.trial.number for record in ordered}
     claims = kept_claims(find(evidence) if evidence else [], earlier, numbers)
     charts = pictures.charts(summary, read_file)
-    files = pictures.picture_files(summary, charts, read_file)
+    files = pictures.picture_files(summary, charts, read_file, spread)
     own = study_charts(evidence) if evidence else {}
-    charts, files = charts | own, files | pictures.chart_files(own)
+    charts, files = charts | own, files | pictures.chart_files(own, spread)
     dossier = Dossier(about, ordered, summary, evidence, claims, charts, files, read_file)
     sections = {key: section(dossier) for key, section in SECTIONS.items()}
     for key, section in study_sections(dossier).items():

@@ -145,11 +145,11 @@ def run_round(run: Run, executor: Executor, trials: list[Trial], records: Mappin
     Raises:
         Stopped: if the sweep is to stop.
     """
-    waiting = deque(_groups(run, trials, records))
+    waiting = deque(_groups(run.plan, run.means, trials, records))
     active: dict[Future[Any], Task] = {}
     while active or (waiting and not run.stop.is_set()):
         while waiting and len(active) < executor.slots and not run.stop.is_set():
-            active |= _submit(run, executor, _next_tasks(run, _begin(run, executor, waiting.popleft(), records)))
+            active |= _submit(run, executor, _next_tasks(run.plan, _begin(run, executor, waiting.popleft(), records)))
         if run.stop.is_set():
             active = {future: task for future, task in active.items() if not future.cancel()}
         done, _ = wait(active, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
@@ -165,20 +165,19 @@ def run_round(run: Run, executor: Executor, trials: list[Trial], records: Mappin
                 continue
             if isinstance(outcome, Segment):
                 _take_segment(run, task, outcome)
-                active |= _submit(run, executor, _next_tasks(run, task.group))
+                active |= _submit(run, executor, _next_tasks(run.plan, task.group))
             else:
                 yield from _take_results(run, task, outcome)
     if waiting or run.under_way:
         raise Stopped
 
 
-def _groups(run: Run, trials: list[Trial], records: Mapping[int, TrialRecord]) -> list[Group]:
+def _groups(plan: SweepPlan, means: Means, trials: Sequence[Trial], records: Mapping[int, TrialRecord]) -> list[Group]:
     """The groups of a round that have trials without results."""
-    placement = run.plan.placement
-    group_size = choose_group_size(run.means.group_size, placement, math.prod(run.plan.shape))
-    groups = partition(trials, group_size, least_parts(run.means.group_size, placement))
+    group_size = choose_group_size(means.group_size, plan.placement, math.prod(plan.shape))
+    groups = partition(trials, group_size, least_parts(means.group_size, plan.placement))
     unfinished = [members for members in groups if any(trial.number not in records for trial in members)]
-    unfinished.sort(key=lambda members: -_work(run.plan, members))
+    unfinished.sort(key=lambda members: -_work(plan, members))
     return [Group(group_name(members), members) for members in unfinished]
 
 
@@ -211,13 +210,13 @@ def _begin(run: Run, executor: Executor, group: Group, records: Mapping[int, Tri
     return group
 
 
-def _next_tasks(run: Run, group: Group) -> list[Task]:
+def _next_tasks(plan: SweepPlan, group: Group) -> list[Task]:
     """The next segment of a group, or the parts of its evaluation that have trials without results."""
     if group.states is None or not group.is_trained:
         return [Task(group, group.trials, group.states, is_evaluation=False)]
     states = {trial.number: replace(state, moments={}) for trial, state in zip(group.trials, group.states, strict=True)}
     group.states = None  # with the moments, two thirds of them, which nobody needs any more
-    parts = evaluation_parts(group.trials, run.plan.placement, math.prod(run.plan.shape))
+    parts = evaluation_parts(group.trials, plan.placement, math.prod(plan.shape))
     return [
         Task(group, part, [states[trial.number] for trial in part], is_evaluation=True)
         for part in parts
@@ -229,16 +228,21 @@ def _submit(run: Run, executor: Executor, tasks: Sequence[Task]) -> dict[Future[
     """Hands tasks to the workers, unless the sweep is to stop: what they start from is kept already."""
     if run.stop.is_set():
         return {}
-    placement = run.plan.placement
-    futures: dict[Future[Any], Task] = {}
-    for task in tasks:
-        if task.is_evaluation:
-            future = executor.submit(evaluate_group, task.configs, task.states, placement, run.plan.measures)
-        else:
-            epochs = segment_epochs(task.trials[0].config)
-            future = executor.submit(run_segment, task.configs, task.states, epochs, placement, task.group.at_once)
-        futures[future] = task
-    return futures
+    return {executor.submit(*_call(run.plan, task)): task for task in tasks}
+
+
+def _call(plan: SweepPlan, task: Task) -> tuple[Any, ...]:
+    """The function of a task and its arguments."""
+    if task.is_evaluation:
+        return evaluate_group, task.configs, task.states, plan.placement, plan.measures
+    return run_segment, task.configs, task.states, segment_epochs(task.trials[0].config), plan.placement, task.group.at_once
+
+
+def first_calls(plan: SweepPlan, means: Means, trials: Sequence[Trial]) -> Iterator[tuple[Any, ...]]:
+    """The functions, each with its arguments, that a round of trials asks for first if none of them has been begun."""
+    for group in _groups(plan, means, trials, {}):
+        for task in _next_tasks(plan, group):
+            yield _call(plan, task)
 
 
 def _take_segment(run: Run, task: Task, segment: Segment) -> None:

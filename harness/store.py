@@ -198,6 +198,22 @@ def is_mlflow_store(uri: str) -> bool:
         connection.close()
 
 
+def is_without(uri: str, identity: str) -> bool:
+    """Whether a SQLite store has nothing of a sweep, which is asked of the file itself; ``False`` where that cannot be told."""
+    database = database_path(uri)
+    if database is None or not database.exists():
+        return database is not None
+    try:
+        connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=ASK_TIMEOUT_SECONDS)
+        try:
+            found = connection.execute("SELECT 1 FROM tags WHERE key = 'harness.sweep' AND value = ? LIMIT 1", (identity,))
+            return not found.fetchall()
+        finally:
+            connection.close()
+    except sqlite3.Error:
+        return False
+
+
 def initialise(uri: str, connect: Callable[[str], Client]) -> Client:
     """Connects to a store; makes a SQLite store first where there is none.
 

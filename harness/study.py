@@ -24,8 +24,8 @@ from harness.rules import UserError, one_line, without_password
 if TYPE_CHECKING:
     from harness.config import StudyConfig, Trial
 
-WORKERS_LOAD = ("harness.trial", "sklearn.datasets", "matplotlib.figure", "matplotlib.backends.backend_agg")
-"""Loaded once for all workers while the command starts: what their tasks need for training, images and pictures."""
+WORKERS_LOAD = ("harness.trial", "matplotlib.figure", "matplotlib.backends.backend_agg")
+"""Loaded once for all workers while the command starts: what their tasks need for training and pictures."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -91,6 +91,7 @@ def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
     if request.executor == "processes":
         processes.prepare(WORKERS_LOAD)  # while this process loads the rest
     from harness import display
+    from harness.ahead import begin_ahead
     from harness.claims import private_path
     from harness.closing import show_as_json, show_outcome
     from harness.interrupts import stopping_on_signals
@@ -98,28 +99,30 @@ def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
     from harness.plan import make_plan
     from harness.rounds import Means
     from harness.store import check_store, store_uri
-    from harness.sweep import run_sweep
+    from harness.sweep import open_executor, run_sweep
     from harness.track import MlflowTracker
 
-    check_store(store_uri(request.tracking_uri))  # before images are downloaded
+    uri = store_uri(request.tracking_uri)
+    check_store(uri)  # before images are downloaded
     plan = make_plan(file, request)
+    means = Means(
+        executor=request.executor,
+        workers=request.workers,
+        cluster=request.ray_address,
+        resources=request.resources,
+        group_size=request.group_size,
+        fresh=request.fresh,
+        retry_failed=request.retry_failed,
+        retries=request.retries,
+        checkpoints=private_path(uri, ".checkpoints", plan.identity),
+        command=_command(words),
+    )
     shown = display.open_display()
     started = time.monotonic()
-    with stopping_on_signals(shown.note) as stop:
-        tracker = MlflowTracker(request.tracking_uri, Patience(request.outage_limit, shown.note, stop))
-        means = Means(
-            executor=request.executor,
-            workers=request.workers,
-            cluster=request.ray_address,
-            resources=request.resources,
-            group_size=request.group_size,
-            fresh=request.fresh,
-            retry_failed=request.retry_failed,
-            retries=request.retries,
-            checkpoints=private_path(tracker.uri, ".checkpoints", plan.identity),
-            command=_command(words),
-        )
-        outcome = run_sweep(plan, means, tracker, shown, stop)
+    with stopping_on_signals(shown.note) as stop, open_executor(plan, means) as executor:
+        workers = begin_ahead(executor, plan, means, uri)
+        tracker = MlflowTracker(uri, Patience(request.outage_limit, shown.note, stop))
+        outcome = run_sweep(plan, means, tracker, shown, stop, workers)
     if not outcome.kept and not request.smoke and outcome.summary.finished == outcome.summary.total:
         costs.remember(plan.study, time.monotonic() - started)
     again = _command([*words, "--fresh"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +16,7 @@ from harness.config import Trial, TrialRecord
 from harness.confirmation import ConfirmedSearch, Search, is_confirmation
 from harness.display import Display
 from harness.evidence import Claim
-from harness.executors import EXECUTORS
+from harness.executors import EXECUTORS, spread_over
 from harness.findings import find_in
 from harness.measures import METRICS
 from harness.plan import SweepPlan
@@ -55,7 +55,12 @@ class SweepOutcome:
 
 
 def run_sweep(
-    plan: SweepPlan, means: Means, tracker: Tracker, display: Display, stop: threading.Event | None = None
+    plan: SweepPlan,
+    means: Means,
+    tracker: Tracker,
+    display: Display,
+    stop: threading.Event | None = None,
+    executor: Executor | None = None,
 ) -> SweepOutcome:
     """Runs a sweep to its end, or goes on with it.
 
@@ -65,12 +70,14 @@ def run_sweep(
         tracker: Where the results go.
         display: Who is told.
         stop: Is set when the sweep is to come to a good place and stop there.
+        executor: Who runs the tasks, and is ended by the caller; one of the means' own where there is none.
 
     Raises:
         UserError: if another command runs it, or the tracking store, the cluster or a search space cannot be used.
         KeyboardInterrupt: if it was to stop, or on Ctrl-C, after the runs under way were ended as interrupted.
     """
-    with tracker.claim(plan.identity), open_executor(plan, means) as executor:
+    opened = nullcontext(executor) if executor else open_executor(plan, means)
+    with tracker.claim(plan.identity), opened as executor:
         sweep = tracker.open_sweep(_info(plan, means), means.fresh, means.retry_failed)
         for note in sweep.notes:
             display.note(f"note: {note}")
@@ -85,7 +92,7 @@ def run_sweep(
                     forget_checkpoints(means.checkpoints)
                 _run_rounds(run, executor, search, trials, records)
                 records = tracker.settle(records)
-                claims = _finish(run, search, records)
+                claims = _finish(run, executor, search, records)
         else:
             claims = find_in(_summarize(plan, records), tracker.read_file)
         for note in filter(None, (plan.note, search.ended_early)):
@@ -149,7 +156,7 @@ def _summarize(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> tables.Su
     return tables.summarize(ordered, tables.table_axes(plan.study.axes, ordered), plan.total)
 
 
-def _finish(run: Run, search: Search, records: Mapping[int, TrialRecord]) -> list[Claim]:
+def _finish(run: Run, executor: Executor, search: Search, records: Mapping[int, TrialRecord]) -> list[Claim]:
     """Writes the best values, the counts and the report on the parent run, and what makes the sweep easy to find.
 
     Returns:
@@ -158,7 +165,7 @@ def _finish(run: Run, search: Search, records: Mapping[int, TrialRecord]) -> lis
     plan, summary = run.plan, _summarize(run.plan, records)
     about = _about(run)
     plots = search_plots(search.study, plan.study.objectives) if plan.study.sampler != "grid" else ""
-    files = report_files(about, list(records.values()), run.tracker.read_file, plots)
+    files = report_files(about, list(records.values()), run.tracker.read_file, plots, spread=spread_over(executor))
     metrics = {name: record.metrics[name] for name, record in summary.best.items()}
     counts = {"trials/total": summary.total, "trials/finished": summary.finished, "trials/failed": len(summary.failed)}
     tags = {f"harness.best.{name}": record.run_id for name, record in summary.best.items()}

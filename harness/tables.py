@@ -6,14 +6,15 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
-
-from pandas import DataFrame as DataFrame
+from typing import TYPE_CHECKING, Any
 
 from harness.config import HEADLINES, Trial, TrialConfig, TrialRecord
 from harness.confirmation import is_confirmation
 from harness.measures import METRICS
 from harness.statistics import Interval, mean_interval
+
+if TYPE_CHECKING:
+    from pandas import DataFrame as DataFrame
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,8 @@ def trials_frame(records: Iterable[TrialRecord]) -> DataFrame:
 
 def as_frame(rows: Iterable[dict[str, Any]]) -> DataFrame:
     """Rows with the same columns as a table, without the metrics that only other studies measure."""
+    from pandas import DataFrame  # takes half a second to load: only who makes a table needs it
+
     frame = DataFrame(list(rows))
     return frame.drop(columns=[name for name in frame if _is_of_others(str(name)) and frame[name].isna().all()])
 

@@ -63,6 +63,10 @@ class Executor(Protocol):
     def slots(self) -> int:
         """How many groups it pays to have under way at a time."""
 
+    @property
+    def is_near(self) -> bool:
+        """Whether its workers are other processes of this machine, so that it pays to give them what takes a moment only."""
+
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Starts a picklable function and gives the future of its result.
 

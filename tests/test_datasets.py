@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -94,6 +96,26 @@ def test_an_unknown_dataset_is_answered_with_the_nearest(tmp_path: Path) -> None
 def test_a_dataset_that_was_read_is_remembered(tmp_path: Path) -> None:
     """The second trial of a worker does not read it again."""
     assert datasets.load("digits", str(tmp_path)) is datasets.load("digits", str(tmp_path))
+
+
+@pytest.mark.parametrize("has_its_file", [True, False])
+def test_digits_are_those_that_scikit_learn_loads(has_its_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read from its file, and by its own function where the file has moved."""
+    from sklearn.datasets import load_digits
+
+    if not has_its_file:
+        monkeypatch.setattr(datasets, "_digits_file", lambda: tmp_path / "moved")
+    read, expected = DATASETS["digits"].read("", tmp_path, None), load_digits()
+    assert (read.images.dtype, read.labels.dtype, read.test_from) == (np.float32, np.int64, None)
+    np.testing.assert_array_equal(read.images[:, 0] * 16, expected.images)
+    np.testing.assert_array_equal(read.labels, expected.target)
+
+
+def test_digits_are_read_without_loading_scikit_learn() -> None:
+    """It takes a second, which every command would wait for."""
+    program = "import sys; from harness import datasets; datasets.load('digits', ''); print('sklearn' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["False"]
 
 
 def test_datasets_are_kept_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from matplotlib import colormaps
 from PIL import Image, ImageColor
 
 from harness import figures
-from harness.figures import LineFigure, Series
+from harness.executors import ProcessExecutor, spread_over
+from harness.figures import Chart, LineFigure, Series
 
 FLOOR_COLOR = "#666666"
 
@@ -189,6 +190,13 @@ def test_panels_stand_side_by_side() -> None:
     columns = [np.nonzero((double == np.array(ImageColor.getrgb(color))).all(axis=2))[1] for color in figures.COLORS[:2]]
     assert np.median(columns[0]) < double.shape[1] / 2
     assert np.median(columns[0]) < np.median(columns[1])
+
+
+def test_a_chart_is_the_same_whoever_draws_it() -> None:
+    """In this process or in a worker, as a sweep has it."""
+    charts = [Chart(name, "title", [_figure(_line())]) for name in ("one", "two", "three")]
+    with ProcessExecutor(2) as executor:
+        assert spread_over(executor)(figures.draw, charts) == [figures.draw(chart) for chart in charts]
 
 
 def test_equal_contents_are_equal_bytes() -> None:

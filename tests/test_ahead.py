@@ -1,0 +1,133 @@
+"""What a new sweep's workers begin with before its store is open: the same calls, and only where nothing is kept of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import sweep
+from harness.ahead import AheadExecutor, begin_ahead
+from harness.claims import claim_sweep, journal_folders
+from harness.executors import InlineExecutor
+from harness.options import Request
+from harness.plan import SweepPlan, make_plan
+from harness.rounds import Means, first_calls
+from harness.rules import UserError
+from harness.sweep import run_sweep
+from harness.tracker import NullTracker
+from harness.trial import run_segment
+from tests.support import TINY, make_study_file, quick_report
+from tests.test_sweep import QuietDisplay, numbers
+
+EPOCHS = 6
+
+
+class Counting(InlineExecutor):
+    """Takes itself for workers of this machine and remembers what it ran."""
+
+    is_near = True
+    slots = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran: list[Callable[..., Any]] = []
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Runs it."""
+        self.ran.append(function)
+        return super().submit(function, *arguments)
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> SweepPlan:
+    """Four trials."""
+    return make_plan(make_study_file(tmp_path, base=replace(TINY, architecture="linear", epochs=EPOCHS)), Request(device="cpu"))
+
+
+@pytest.fixture
+def means(tmp_path: Path) -> Means:
+    """Groups of one trial, and a folder for checkpoints."""
+    return Means("inline", group_size=1, checkpoints=tmp_path / "checkpoints")
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    """Of a store that is not there yet."""
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_a_call_that_was_begun_gives_its_future_once_and_every_other_call_is_made() -> None:
+    """Equal arguments are enough; the second time it is a new call."""
+    inner = Counting()
+    ahead = AheadExecutor(inner, [(divmod, 7, 2), (divmod, 8, 2)])
+    assert inner.ran == [divmod, divmod]
+    assert ahead.submit(divmod, 8, 2).result() == (4, 0)
+    assert inner.ran == [divmod, divmod]
+    assert ahead.submit(divmod, 8, 2).result() == (4, 0)
+    assert ahead.submit(max, 7, 2).result() == 7
+    assert inner.ran == [divmod, divmod, divmod, max]
+    assert (ahead.workers, ahead.slots, ahead.is_near) == (1, 3, True)
+
+
+def test_no_more_is_begun_than_there_is_room_for() -> None:
+    """What waits for a worker could as well wait for the store."""
+    inner = Counting()
+    AheadExecutor(inner, [(divmod, number, 2) for number in range(9)])
+    assert len(inner.ran) == 3
+
+
+def test_a_sweep_asks_for_all_that_was_begun_and_nothing_is_trained_twice(
+    plan: SweepPlan, means: Means, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The numbers are those of a sweep that began with nothing, and there are as many calls."""
+    monkeypatch.setattr(sweep, "report_files", quick_report)
+    outcomes, calls = [], []
+    for is_ahead in (False, True):
+        executor = Counting()
+        workers = begin_ahead(executor, plan, means, uri) if is_ahead else executor
+        begun = len(executor.ran)
+        outcomes.append(run_sweep(plan, means, NullTracker(), QuietDisplay(), threading.Event(), workers))
+        calls.append(sorted(function.__name__ for function in executor.ran))
+        assert begun == (3 if is_ahead else 0)
+    assert calls[0] == calls[1]
+    assert calls[0].count(run_segment.__name__) == 3 * 4  # segments of the trials
+    assert numbers(outcomes[0]) == numbers(outcomes[1])
+
+
+def test_the_first_calls_are_those_of_the_largest_groups_first(plan: SweepPlan, means: Means) -> None:
+    """One for each group, from no state, as a round has them."""
+    calls = list(first_calls(plan, replace(means, group_size=2), plan.trials))
+    assert [(call[0], len(call[1]), call[2]) for call in calls] == [(run_segment, 2, None)] * 2
+
+
+@pytest.mark.parametrize("case", ["new", "fresh", "checkpoints", "journal", "far"])
+def test_it_is_begun_only_where_nothing_is_kept_and_the_workers_are_near(
+    case: str, plan: SweepPlan, means: Means, uri: str
+) -> None:
+    """A half-trained group goes on from where it was, so that its first call is another; --fresh forgets all that."""
+    executor = Counting()
+    if case in ("checkpoints", "fresh") and means.checkpoints:
+        means.checkpoints.mkdir(parents=True)
+    if case == "journal":
+        journal_folders(uri, plan.identity)[0].mkdir(parents=True)
+    if case == "far":
+        executor.is_near = False
+    if case == "fresh":
+        means = replace(means, fresh=True)
+    workers = begin_ahead(executor, plan, means, uri)
+    assert isinstance(workers, AheadExecutor) == (case in ("new", "fresh"))
+    assert bool(executor.ran) == (case in ("new", "fresh"))
+
+
+def test_nothing_is_begun_of_a_sweep_that_another_command_runs(plan: SweepPlan, means: Means, uri: str) -> None:
+    """Also with --fresh: it is refused before a worker has anything to do."""
+    executor = Counting()
+    with claim_sweep(uri, plan.identity), pytest.raises(UserError, match="is being run by another command"):
+        begin_ahead(executor, plan, replace(means, fresh=True), uri)
+    assert executor.ran == []
