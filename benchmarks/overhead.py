@@ -104,7 +104,7 @@ def _pss(process: int) -> float:
 
 def time_sweep(words: Sequence[str]) -> tuple[float, float, int]:
     """Runs a study in a new folder with timed tasks; gives when it started and ended, and the number of workers."""
-    executors.EXECUTORS["timed"] = lambda wanted: TimedExecutor(choose_workers(wanted.workers, wanted.device))
+    executors.EXECUTORS["timed"] = lambda wanted: TimedExecutor(choose_workers(wanted.workers, wanted.device), wanted.set_up)
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

@@ -70,7 +70,14 @@ class ProcessExecutor:
 
     is_near = True
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, set_up: Callable[[], None] | None = None) -> None:
+        """Starts no process yet.
+
+        Args:
+            workers: How many there are to be.
+            set_up: Is called once in each before its first task.
+        """
+        self._set_up = set_up
         self.workers, self.slots = workers, workers + 1  # one more than can run, so that no worker waits for the coordinator
         self._context: Any = get_context(start_method())
         self._lock = threading.RLock()  # results come on threads of the pools
@@ -118,7 +125,7 @@ class ProcessExecutor:
 
     def _start(self, worker: _Worker) -> ProcessPoolExecutor:
         if worker.pool is None:
-            worker.pool = ProcessPoolExecutor(1, self._context, start_worker, (worker.number,))
+            worker.pool = ProcessPoolExecutor(1, self._context, start_worker, (worker.number, self._set_up))
         return worker.pool
 
     def _take_result(self, worker: _Worker, call: Call, done: Future[Any]) -> None:
@@ -189,6 +196,6 @@ def _result_or(function: Callable[[Any], Any], item: Any, future: Future[Any]) -
 
 EXECUTORS: dict[str, Callable[[Wanted], Executor]] = {
     "inline": InlineExecutor,  # in this process
-    "processes": lambda wanted: ProcessExecutor(choose_workers(wanted.workers, wanted.device)),  # on this machine
+    "processes": lambda wanted: ProcessExecutor(choose_workers(wanted.workers, wanted.device), wanted.set_up),  # on this machine
     "ray": lambda wanted: RayExecutor(wanted, choose_workers(wanted.workers, wanted.device)),  # on the nodes of a cluster
 }

@@ -71,10 +71,14 @@ def environment(name: str, value: str) -> Iterator[None]:
         del os.environ[name]
 
 
-def start_worker(number: int) -> None:
+def start_worker(number: int, set_up: Callable[[], None] | None) -> None:
     """Numbers the worker, leaves Ctrl-C and SIGTERM to the coordinator, and makes sure that no worker outlives it.
 
     What was loaded before it started is left out of garbage collection, which would write to memory that workers share.
+
+    Args:
+        number: From 0.
+        set_up: What is to be done before its first task, if anything is.
     """
     gc.freeze()
     os.environ[WORKER] = str(number)
@@ -83,6 +87,8 @@ def start_worker(number: int) -> None:
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True).start()
+    if set_up:
+        set_up()
 
 
 def _leave_with(sentinel: int) -> None:

@@ -42,7 +42,7 @@ class Wanted:
         device: On which the tasks compute: ``"cpu"`` or ``"cuda"``.
         address: Of the cluster, where there are several; empty for the executor's own.
         resources: What a task takes of a cluster's node, by name: ``CPU``, ``GPU``, ``memory``, or a name of the cluster's.
-        set_up: Is called once in every worker that may be on another machine, before its first task.
+        set_up: Is called once in every worker that is another process, before its first task.
     """
 
     workers: int = 0

@@ -82,6 +82,30 @@ def test_processes_are_other_processes_and_stay() -> None:
     assert os.getpid() not in workers
 
 
+_SET_UP: list[int] = []
+
+
+def _set_up() -> None:
+    _SET_UP.append(os.getpid())
+
+
+def _how_often_set_up() -> tuple[int, list[int]]:
+    return os.getpid(), _SET_UP
+
+
+def test_every_worker_is_set_up_once_before_its_first_task() -> None:
+    """Also one that is started in the place of another."""
+    with EXECUTORS["processes"](Wanted(1, set_up=_set_up)) as executor:
+        first = [executor.submit(_how_often_set_up).result(60) for _ in range(2)]
+        with pytest.raises(WorkerDiedError):
+            executor.submit(_end_self, os.kill, signal.SIGKILL).result(60)
+        second = executor.submit(_how_often_set_up).result(60)
+    for process, set_up in (*first, second):
+        assert set_up == [process]
+    assert first[0] == first[1] != second
+    assert _SET_UP == []
+
+
 @pytest.fixture
 def no_server() -> Iterator[None]:
     """Processes that start in the test, and after it, have no server from before: its environment would be theirs."""
