@@ -2,7 +2,8 @@
 
 The workers' tasks are timed where they run. Everything else of the wall time, times the number of workers, is the start up to
 the first task, waiting between tasks and for the last one of another worker, and the end, with the sweep's own pictures, after
-that; the trials' pictures and files are timed inside the evaluation.
+that; the trials' pictures and files are timed inside the evaluation. A new grid's first tasks begin before MLflow is loaded:
+where they have to wait for that, it counts as waiting.
 With ``--memory`` also what its processes hold, each page that several share counted in parts (PSS; Linux only).
 """
 
@@ -104,7 +105,9 @@ def _pss(process: int) -> float:
 
 def time_sweep(words: Sequence[str]) -> tuple[float, float, int]:
     """Runs a study in a new folder with timed tasks; gives when it started and ended, and the number of workers."""
-    executors.EXECUTORS["timed"] = lambda wanted: TimedExecutor(choose_workers(wanted.workers, wanted.device), wanted.set_up)
+    executors.EXECUTORS["timed"] = lambda wanted: TimedExecutor(
+        choose_workers(wanted.workers, wanted.device), wanted.set_up_local
+    )
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

@@ -103,7 +103,7 @@ class Task:
 class SimulatedCluster:
     """An executor whose nodes are made up; brings the clock forward when the coordinator waits."""
 
-    is_near = False
+    has_local_workers = False
 
     def __init__(self, nodes: int, cores: int, costs: Costs, clock: Clock, seed: int = 0) -> None:
         self.costs, self.clock, self._random = costs, clock, random.Random(seed)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
-from harness.claims import claim_sweep, journal_folders
+from harness.claims import journal_folders
 from harness.plan import SweepPlan
 from harness.rounds import Means, first_calls
-from harness.store import is_without
+from harness.store import lacks_sweep
 from harness.workers import Executor
 
 
 class AheadExecutor:
-    """An executor that has begun with what it is going to be asked for; whatever it is asked for else, it does as well."""
+    """An executor that has begun with what it is going to be asked for; whatever else it is asked for it does as well."""
 
     def __init__(self, inner: Executor, calls: Iterable[tuple[Any, ...]]) -> None:
         """Begins as many of the calls, each a function and its arguments, as the executor has slots for."""
@@ -34,9 +35,9 @@ class AheadExecutor:
         return self._inner.slots
 
     @property
-    def is_near(self) -> bool:
+    def has_local_workers(self) -> bool:
         """Whether its workers are other processes of this machine."""
-        return self._inner.is_near
+        return self._inner.has_local_workers
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """The future of the call where it has been begun, which is so once; else it is begun here."""
@@ -55,25 +56,25 @@ class AheadExecutor:
         self._inner.__exit__(kind, error, trace)
 
 
-def begin_ahead(executor: Executor, plan: SweepPlan, means: Means, uri: str) -> Executor:
+def begin_ahead(executor: Executor, plan: SweepPlan, means: Means, uri: str, stop: threading.Event) -> Executor:
     """Has the workers begin where it is known without MLflow what they will do first: with a grid of which nothing is kept.
 
     Args:
-        executor: Whose workers they are; only those that are near have their first task before MLflow is loaded.
+        executor: Whose workers they are; only those of this machine have their first task before MLflow is loaded.
         plan: The sweep.
         means: How it is run.
         uri: Of the store, which need not be there yet.
+        stop: Is set when the sweep is to stop: then nothing is begun.
 
     Returns:
         What to give the tasks to from then on.
-
-    Raises:
-        UserError: if another command runs the sweep.
     """
-    kept = [*journal_folders(uri, plan.identity), *([means.checkpoints] if means.checkpoints else [])]
-    is_new = means.fresh or (is_without(uri, plan.identity) and not any(folder.exists() for folder in kept))
-    if not executor.is_near or plan.study.sampler != "grid" or not is_new:
+    is_possible = executor.has_local_workers and plan.study.sampler == "grid" and not stop.is_set()
+    if not is_possible or not (means.fresh or _is_new(plan, means, uri)):
         return executor
-    with claim_sweep(uri, plan.identity):  # told now, before there is work for nothing
-        pass
     return AheadExecutor(executor, first_calls(plan, means, plan.trials))
+
+
+def _is_new(plan: SweepPlan, means: Means, uri: str) -> bool:
+    kept = [*journal_folders(uri, plan.identity), *([means.checkpoints] if means.checkpoints else [])]
+    return lacks_sweep(uri, plan.identity) and not any(folder.exists() for folder in kept)

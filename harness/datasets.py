@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,6 +106,9 @@ def prepare(name: str, data_root: str) -> None:
     DATASETS[name.partition(":")[0]].fetch(Path(data_root))
 
 
+LARGEST_LENT = 2**30
+"""Bytes of images that are lent to other processes in files: as many as a temporary folder can be expected to take."""
+
 _GIVEN: dict[str, ImageSet] = {}
 
 
@@ -115,6 +120,28 @@ def give(data: ImageSet) -> None:
 def given(fingerprint: str) -> ImageSet | None:
     """The dataset of a fingerprint, where this process was given it."""
     return _GIVEN.get(fingerprint)
+
+
+@contextmanager
+def lent(data: ImageSet) -> Iterator[Callable[[], None]]:
+    """Lends a dataset to other processes of this machine, in files of a temporary folder that they all map.
+
+    Yields:
+        What such a process calls to have it, as of ``give``. It is small, and does nothing where the files cannot be had: the
+        process then reads the dataset as it would have done.
+    """
+    with TemporaryDirectory(prefix="harness-images-", ignore_cleanup_errors=True) as folder:
+        if data.pixels.images.nbytes <= LARGEST_LENT:
+            with suppress(OSError):  # no room for them
+                np.save(Path(folder) / "labels.npy", data.pixels.labels)
+                np.save(Path(folder) / "images.npy", data.pixels.images)
+        yield partial(_borrow, folder, data.name, data.pixels.test_from, data.fingerprint)
+
+
+def _borrow(folder: str, name: str, test_from: int | None, fingerprint: str) -> None:
+    with suppress(OSError, ValueError, EOFError):  # not there, or cut short
+        images = np.load(Path(folder) / "images.npy", mmap_mode="r")
+        give(ImageSet(name, Pixels(images, np.load(Path(folder) / "labels.npy"), test_from), fingerprint))
 
 
 @lru_cache(maxsize=2)
@@ -175,7 +202,7 @@ def _are_all_the_same(images: npt.NDArray[Any], block: int = 1024) -> bool:
 
 def _read_digits(argument: str, root: Path, image_size: int | None) -> Pixels:
     """From the file that scikit-learn reads: to import scikit-learn for that takes the command a second, and 100 MB."""
-    if (path := _digits_file()).is_file():
+    if path := _digits_file():
         table = np.loadtxt(path, delimiter=",")  # 64 pixels in 0..16, and the digit
     else:  # it has another place in this scikit-learn
         from sklearn.datasets import load_digits
@@ -184,9 +211,12 @@ def _read_digits(argument: str, root: Path, image_size: int | None) -> Pixels:
     return Pixels((table[:, :64].reshape(-1, 1, 8, 8) / 16).astype(np.float32), table[:, 64].astype(np.int64))
 
 
-def _digits_file() -> Path:
+def _digits_file() -> Path | None:
     library = find_spec("sklearn")  # finds it without importing it
-    return Path(library.origin if library and library.origin else "").parent / "datasets" / "data" / "digits.csv.gz"
+    if library is None or library.origin is None:
+        return None
+    path = Path(library.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    return path if path.is_file() else None
 
 
 def _read_torchvision(class_name: str, arguments: dict[str, str], argument: str, root: Path, image_size: int | None) -> Pixels:

@@ -18,7 +18,7 @@ from typing import Any, Self, cast
 from harness.groups import choose_workers
 from harness.processes import environment, how_it_ended, interrupts_held, kill, start_method, start_worker, with_its_log
 from harness.ray_executor import RayExecutor
-from harness.workers import HUGE_PAGES, TUNABLES, Call, Executor, NoWorkerError, Wanted, WorkerDiedError
+from harness.workers import HUGE_PAGES, TUNABLES, Call, Executor, NoWorkerError, Spread, Wanted, WorkerDiedError
 
 STARTS = 3
 """How often a worker process is started for a task at the most."""
@@ -32,7 +32,7 @@ class InlineExecutor:
     """Runs each function in this process, at once: the plain twin of the others."""
 
     workers = slots = 1
-    is_near = False
+    has_local_workers = False
 
     def __init__(self, wanted: Wanted | None = None) -> None:
         """Takes what is wanted as the others do and needs none of it."""
@@ -68,7 +68,7 @@ class ProcessExecutor:
     Each worker is a pool of one process, so that a process that dies takes one task with it and it is known which.
     """
 
-    is_near = True
+    has_local_workers = True
 
     def __init__(self, workers: int, set_up: Callable[[], None] | None = None) -> None:
         """Starts no process yet.
@@ -109,7 +109,7 @@ class ProcessExecutor:
                 time.sleep(START_PAUSE_SECONDS * starts)
                 try:
                     return _submit_to_pool(self._start(worker), call)
-                except (BrokenProcessPool, OSError, EOFError) as error:
+                except (BrokenProcessPool, OSError, EOFError, MemoryError) as error:
                     for process in worker.processes:
                         kill(process)
                     worker.pool, last = None, error
@@ -175,11 +175,11 @@ def _submit_to_pool(pool: ProcessPoolExecutor, call: Call) -> Future[Any]:
     return future
 
 
-def spread_over(executor: Executor) -> Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]:
+def spread_over(executor: Executor) -> Spread:
     """As ``map``, by all workers at once where they are near; what none of them can do is done here."""
 
     def apply(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        if not executor.is_near:
+        if not executor.has_local_workers:
             return list(map(function, items))
         given = [(item, executor.submit(function, item)) for item in items]
         return [_result_or(function, item, future) for item, future in given]
@@ -196,6 +196,8 @@ def _result_or(function: Callable[[Any], Any], item: Any, future: Future[Any]) -
 
 EXECUTORS: dict[str, Callable[[Wanted], Executor]] = {
     "inline": InlineExecutor,  # in this process
-    "processes": lambda wanted: ProcessExecutor(choose_workers(wanted.workers, wanted.device), wanted.set_up),  # on this machine
+    "processes": lambda wanted: ProcessExecutor(
+        choose_workers(wanted.workers, wanted.device), wanted.set_up_local
+    ),  # on this machine
     "ray": lambda wanted: RayExecutor(wanted, choose_workers(wanted.workers, wanted.device)),  # on the nodes of a cluster
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,10 @@ from harness.lines import rows_by_line, size_of
 from harness.measures import METRICS
 from harness.recorded import reading
 from harness.tables import Row, Summary
+from harness.workers import Spread
 
 ReadFile = Callable[[str, str], bytes]
 """From a run id and a path to the file's content."""
-
-Spread = Callable[[Callable[[Chart], Any], Iterable[Chart]], Iterable[Any]]
-"""As ``map``: it may have others do it."""
 
 FLOORS = {"floor/pca_mse": "PCA", "floor/random_projection_mse": "random projection", "floor/mean_image_mse": "mean image"}
 LABEL_FLOORS = {"transfer/raw_pixels_accuracy": "raw pixels", "transfer/pca_accuracy": "PCA scores"}

@@ -48,7 +48,7 @@ class RayExecutor:
     the results, must not wait for it.
     """
 
-    is_near = False
+    has_local_workers = False
 
     def __init__(self, wanted: Wanted, here: int) -> None:
         """Connects to the cluster, or starts one on this machine.

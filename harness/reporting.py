@@ -16,6 +16,7 @@ from harness.findings import FINDINGS, find, read_evidence, verdict
 from harness.sections import SECTIONS, Dossier, Section
 from harness.study_charts import study_charts
 from harness.study_sections import study_sections
+from harness.workers import Spread
 
 PAGE_FILE, FINDINGS_FILE = "report.html", "findings.json"
 
@@ -26,7 +27,7 @@ def report_files(
     read_file: pictures.ReadFile,
     plots: str = "",
     earlier: Sequence[Claim] = (),
-    spread: pictures.Spread = map,
+    spread: Spread = map,
 ) -> dict[str, bytes]:
     """Makes the report.
 

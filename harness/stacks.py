@@ -19,10 +19,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from harness.convolutions import convolve
+from harness.groups import SMALL_IMAGE
 from harness.lowering import Geometry, Pair, product
-
-SMALL_IMAGE = 16 * 16
-"""Numbers in an image up to which layers are so small that calling them for each member would be most of the work."""
 
 
 class Twin(nn.Module):

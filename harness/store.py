@@ -198,7 +198,7 @@ def is_mlflow_store(uri: str) -> bool:
         connection.close()
 
 
-def is_without(uri: str, identity: str) -> bool:
+def lacks_sweep(uri: str, identity: str) -> bool:
     """Whether a SQLite store has nothing of a sweep, which is asked of the file itself; ``False`` where that cannot be told."""
     database = database_path(uri)
     if database is None or not database.exists():

@@ -92,7 +92,7 @@ def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
         processes.prepare(WORKERS_LOAD)  # while this process loads the rest
     from harness import display
     from harness.ahead import begin_ahead
-    from harness.claims import private_path
+    from harness.claims import claim_sweep, private_path
     from harness.closing import show_as_json, show_outcome
     from harness.interrupts import stopping_on_signals
     from harness.outage import Patience
@@ -119,8 +119,10 @@ def _run(file: StudyFile, request: Request, words: Sequence[str]) -> int:
     )
     shown = display.open_display()
     started = time.monotonic()
+    with claim_sweep(uri, plan.identity):
+        pass  # another command that has it is told of now, before workers start; the sweep takes it when its store is open
     with stopping_on_signals(shown.note) as stop, open_executor(plan, means) as executor:
-        workers = begin_ahead(executor, plan, means, uri)
+        workers = begin_ahead(executor, plan, means, uri, stop)
         tracker = MlflowTracker(uri, Patience(request.outage_limit, shown.note, stop))
         outcome = run_sweep(plan, means, tracker, shown, stop, workers)
     if not outcome.kept and not request.smoke and outcome.summary.finished == outcome.summary.total:

@@ -28,7 +28,7 @@ from harness.sensitivity import search_plots
 from harness.tracker import OpenSweep, Publication, Status, SweepInfo, Tracker
 from harness.trial import set_up_worker
 from harness.views import view_tag
-from harness.workers import Executor, Wanted
+from harness.workers import Executor, Spread, Wanted
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def run_sweep(
         UserError: if another command runs it, or the tracking store, the cluster or a search space cannot be used.
         KeyboardInterrupt: if it was to stop, or on Ctrl-C, after the runs under way were ended as interrupted.
     """
-    opened = nullcontext(executor) if executor else open_executor(plan, means)
+    opened = open_executor(plan, means) if executor is None else nullcontext(executor)
     with tracker.claim(plan.identity), opened as executor:
         sweep = tracker.open_sweep(_info(plan, means), means.fresh, means.retry_failed)
         for note in sweep.notes:
@@ -92,7 +92,7 @@ def run_sweep(
                     forget_checkpoints(means.checkpoints)
                 _run_rounds(run, executor, search, trials, records)
                 records = tracker.settle(records)
-                claims = _finish(run, executor, search, records)
+                claims = _finish(run, search, records, spread_over(executor) if trials else map)
         else:
             claims = find_in(_summarize(plan, records), tracker.read_file)
         for note in filter(None, (plan.note, search.ended_early)):
@@ -101,12 +101,16 @@ def run_sweep(
         return SweepOutcome(sweep, _about(run), summary, claims, report, was_finished=not trials, kept=kept)
 
 
-def open_executor(plan: SweepPlan, means: Means) -> Executor:
+@contextmanager
+def open_executor(plan: SweepPlan, means: Means) -> Iterator[Executor]:
     """What is to run the tasks; it starts no worker before there is a task, but finds its cluster."""
     base = plan.study.base
     data = datasets.load(base.dataset, plan.placement.data_root, base.image_size)
     set_up = partial(set_up_worker, data, provenance.program())
-    return EXECUTORS[means.executor](Wanted(means.workers, plan.placement.device, means.cluster, means.resources, set_up))
+    with datasets.lent(data) as borrow:
+        wanted = Wanted(means.workers, plan.placement.device, means.cluster, means.resources, set_up, borrow)
+        with EXECUTORS[means.executor](wanted) as executor:
+            yield executor
 
 
 def open_search(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> Search:
@@ -156,8 +160,14 @@ def _summarize(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> tables.Su
     return tables.summarize(ordered, tables.table_axes(plan.study.axes, ordered), plan.total)
 
 
-def _finish(run: Run, executor: Executor, search: Search, records: Mapping[int, TrialRecord]) -> list[Claim]:
+def _finish(run: Run, search: Search, records: Mapping[int, TrialRecord], spread: Spread) -> list[Claim]:
     """Writes the best values, the counts and the report on the parent run, and what makes the sweep easy to find.
+
+    Args:
+        run: The sweep.
+        search: What has proposed its trials.
+        records: Those that have ended.
+        spread: Draws the charts.
 
     Returns:
         What the report says.
@@ -165,7 +175,7 @@ def _finish(run: Run, executor: Executor, search: Search, records: Mapping[int, 
     plan, summary = run.plan, _summarize(run.plan, records)
     about = _about(run)
     plots = search_plots(search.study, plan.study.objectives) if plan.study.sampler != "grid" else ""
-    files = report_files(about, list(records.values()), run.tracker.read_file, plots, spread=spread_over(executor))
+    files = report_files(about, list(records.values()), run.tracker.read_file, plots, spread=spread)
     metrics = {name: record.metrics[name] for name, record in summary.best.items()}
     counts = {"trials/total": summary.total, "trials/finished": summary.finished, "trials/failed": len(summary.failed)}
     tags = {f"harness.best.{name}": record.run_id for name, record in summary.best.items()}

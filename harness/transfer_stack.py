@@ -173,9 +173,8 @@ def _logits(nets: _Nets, inputs: Tensor) -> Tensor:
     """Of each net's inputs (nets, L, ...), in evaluation mode, (nets, L, classes)."""
     size = inputs[0, 0].numel()
     if is_faster_apart(inputs[0]):
-        alone = (apply_in_blocks(net.eval(), own, -(-BLOCK_ALONE // size)) for net, own in zip(nets.alone, inputs, strict=True))
-        return torch.stack(list(alone))
-    at_once = BLOCK if inputs.device.type == "cpu" else BLOCK_ON_GPU
+        block = max(1, BLOCK_ALONE // size)
+        return torch.stack([apply_in_blocks(net.eval(), own, block) for net, own in zip(nets.alone, inputs, strict=True)])
+    block = max(1, (BLOCK if inputs.device.type == "cpu" else BLOCK_ON_GPU) // size)
     net = nets.stack.eval()
-    parts = [net(part.flatten(0, 1)).unflatten(0, (len(inputs), -1)) for part in inputs.split(max(1, at_once // size), dim=1)]
-    return torch.cat(parts, dim=1)
+    return torch.cat([net(part.flatten(0, 1)).unflatten(0, (len(inputs), -1)) for part in inputs.split(block, dim=1)], dim=1)

@@ -40,7 +40,7 @@ class Segment:
 
 
 def set_up_worker(data: datasets.ImageSet, program: Mapping[str, str]) -> None:
-    """What a worker does before its first task: takes over the images, which it may have no files of, or read for seconds.
+    """What a worker on another machine does before its first task: takes over the images, of which it has no files.
 
     Args:
         data: The sweep's dataset.

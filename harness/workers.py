@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -19,6 +19,10 @@ megabytes at every step; in pages of 4 kB, asked for anew each time, that costs 
 
 TUNABLES = "GLIBC_TUNABLES"
 """The variable that ``HUGE_PAGES`` is for."""
+
+
+Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+"""As ``map``: it may have others do it."""
 
 
 class WorkerDiedError(Exception):
@@ -42,7 +46,8 @@ class Wanted:
         device: On which the tasks compute: ``"cpu"`` or ``"cuda"``.
         address: Of the cluster, where there are several; empty for the executor's own.
         resources: What a task takes of a cluster's node, by name: ``CPU``, ``GPU``, ``memory``, or a name of the cluster's.
-        set_up: Is called once in every worker that is another process, before its first task.
+        set_up: Is called once in every worker that may be on another machine, before its first task.
+        set_up_local: The same in every worker that is a process of this machine.
     """
 
     workers: int = 0
@@ -50,6 +55,7 @@ class Wanted:
     address: str = ""
     resources: Mapping[str, float] = field(default_factory=dict)
     set_up: Callable[[], None] | None = None
+    set_up_local: Callable[[], None] | None = None
 
 
 class Executor(Protocol):
@@ -64,7 +70,7 @@ class Executor(Protocol):
         """How many groups it pays to have under way at a time."""
 
     @property
-    def is_near(self) -> bool:
+    def has_local_workers(self) -> bool:
         """Whether its workers are other processes of this machine, so that it pays to give them what takes a moment only."""
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:

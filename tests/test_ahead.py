@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -11,15 +14,14 @@ from typing import Any
 
 import pytest
 
-from harness import sweep
+from harness import ahead, sweep
 from harness.ahead import AheadExecutor, begin_ahead
-from harness.claims import claim_sweep, journal_folders
+from harness.claims import journal_folders
 from harness.executors import InlineExecutor
 from harness.options import Request
 from harness.plan import SweepPlan, make_plan
 from harness.rounds import Means, first_calls
-from harness.rules import UserError
-from harness.sweep import run_sweep
+from harness.sweep import open_executor, run_sweep
 from harness.tracker import NullTracker
 from harness.trial import run_segment
 from tests.support import TINY, make_study_file, quick_report
@@ -31,7 +33,7 @@ EPOCHS = 6
 class Counting(InlineExecutor):
     """Takes itself for workers of this machine and remembers what it ran."""
 
-    is_near = True
+    has_local_workers = True
     slots = 3
 
     def __init__(self) -> None:
@@ -72,7 +74,7 @@ def test_a_call_that_was_begun_gives_its_future_once_and_every_other_call_is_mad
     assert ahead.submit(divmod, 8, 2).result() == (4, 0)
     assert ahead.submit(max, 7, 2).result() == 7
     assert inner.ran == [divmod, divmod, divmod, max]
-    assert (ahead.workers, ahead.slots, ahead.is_near) == (1, 3, True)
+    assert (ahead.workers, ahead.slots, ahead.has_local_workers) == (1, 3, True)
 
 
 def test_no_more_is_begun_than_there_is_room_for() -> None:
@@ -90,7 +92,7 @@ def test_a_sweep_asks_for_all_that_was_begun_and_nothing_is_trained_twice(
     outcomes, calls = [], []
     for is_ahead in (False, True):
         executor = Counting()
-        workers = begin_ahead(executor, plan, means, uri) if is_ahead else executor
+        workers = begin_ahead(executor, plan, means, uri, threading.Event()) if is_ahead else executor
         begun = len(executor.ran)
         outcomes.append(run_sweep(plan, means, NullTracker(), QuietDisplay(), threading.Event(), workers))
         calls.append(sorted(function.__name__ for function in executor.ran))
@@ -106,28 +108,51 @@ def test_the_first_calls_are_those_of_the_largest_groups_first(plan: SweepPlan, 
     assert [(call[0], len(call[1]), call[2]) for call in calls] == [(run_segment, 2, None)] * 2
 
 
-@pytest.mark.parametrize("case", ["new", "fresh", "checkpoints", "journal", "far"])
-def test_it_is_begun_only_where_nothing_is_kept_and_the_workers_are_near(
-    case: str, plan: SweepPlan, means: Means, uri: str
+@pytest.mark.parametrize(
+    "case", ["new", "fresh", "checkpoints", "journal", "known", "known and fresh", "server", "far", "stopping"]
+)
+def test_it_is_begun_only_where_nothing_is_kept_and_the_workers_are_of_this_machine(
+    case: str, plan: SweepPlan, means: Means, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A half-trained group goes on from where it was, so that its first call is another; --fresh forgets all that."""
-    executor = Counting()
+    executor, stop = Counting(), threading.Event()
     if case in ("checkpoints", "fresh") and means.checkpoints:
         means.checkpoints.mkdir(parents=True)
     if case == "journal":
         journal_folders(uri, plan.identity)[0].mkdir(parents=True)
+    if case.startswith("known"):
+        monkeypatch.setattr(ahead, "lacks_sweep", lambda uri, identity: False)
     if case == "far":
-        executor.is_near = False
-    if case == "fresh":
-        means = replace(means, fresh=True)
-    workers = begin_ahead(executor, plan, means, uri)
-    assert isinstance(workers, AheadExecutor) == (case in ("new", "fresh"))
-    assert bool(executor.ran) == (case in ("new", "fresh"))
+        executor.has_local_workers = False
+    if case == "stopping":
+        stop.set()
+    means = replace(means, fresh=case.endswith("fresh"))
+    workers = begin_ahead(executor, plan, means, "http://127.0.0.1:1" if case == "server" else uri, stop)
+    is_begun = case in ("new", "fresh", "known and fresh")
+    assert isinstance(workers, AheadExecutor) == is_begun
+    assert bool(executor.ran) == is_begun
 
 
-def test_nothing_is_begun_of_a_sweep_that_another_command_runs(plan: SweepPlan, means: Means, uri: str) -> None:
-    """Also with --fresh: it is refused before a worker has anything to do."""
+def test_a_search_is_not_begun(plan: SweepPlan, means: Means, uri: str) -> None:
+    """What it proposes first is its own business."""
     executor = Counting()
-    with claim_sweep(uri, plan.identity), pytest.raises(UserError, match="is being run by another command"):
-        begin_ahead(executor, plan, replace(means, fresh=True), uri)
+    search = replace(plan, study=replace(plan.study, sampler="random", trials=4, grid={}))
+    assert begin_ahead(executor, search, means, uri, threading.Event()) is executor
     assert executor.ran == []
+
+
+def test_a_worker_that_dies_of_what_was_begun_costs_nothing(
+    plan: SweepPlan, means: Means, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is known when the sweep asks for the task, which is then tried again; what is never asked for does no harm."""
+    monkeypatch.setattr(sweep, "report_files", quick_report)
+    undisturbed = run_sweep(plan, means, NullTracker(), QuietDisplay())
+    means, display = replace(means, executor="processes", workers=1), QuietDisplay()
+    with open_executor(plan, means) as executor:
+        process = executor.submit(os.getpid).result(60)
+        workers = AheadExecutor(executor, first_calls(plan, means, plan.trials))
+        os.kill(process, signal.SIGKILL)
+        workers._begun.append(((run_segment, "never asked for"), executor.submit(time.sleep, 0)))
+        outcome = run_sweep(plan, means, NullTracker(), display, threading.Event(), workers)
+    assert numbers(outcome) == numbers(undisturbed)
+    assert [note for note in display.notes if "again from the last segment" in note]

@@ -49,7 +49,7 @@ def test_what_is_spread_over_the_workers_comes_back_in_order(name: str) -> None:
         spread = spread_over(executor)
         assert spread(abs, range(-3, 3)) == [3, 2, 1, 0, 1, 2]
         assert spread(abs, []) == []
-        assert (os.getpid() in spread(_process_of, range(4))) is not executor.is_near
+        assert (os.getpid() in spread(_process_of, range(4))) is not executor.has_local_workers
         with pytest.raises(ZeroDivisionError):
             spread(_inverse, [1, 0])
 
@@ -95,7 +95,7 @@ def _how_often_set_up() -> tuple[int, list[int]]:
 
 def test_every_worker_is_set_up_once_before_its_first_task() -> None:
     """Also one that is started in the place of another."""
-    with EXECUTORS["processes"](Wanted(1, set_up=_set_up)) as executor:
+    with EXECUTORS["processes"](Wanted(1, set_up_local=_set_up)) as executor:
         first = [executor.submit(_how_often_set_up).result(60) for _ in range(2)]
         with pytest.raises(WorkerDiedError):
             executor.submit(_end_self, os.kill, signal.SIGKILL).result(60)

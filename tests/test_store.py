@@ -15,7 +15,7 @@ import pytest
 
 from harness import store
 from harness.rules import UserError, without_password
-from harness.store import artifact_location, check_store, database_path, default_uri, initialise, is_without
+from harness.store import artifact_location, check_store, database_path, default_uri, initialise, lacks_sweep
 from harness.study import main
 from tests.stored import Stored
 
@@ -112,16 +112,16 @@ def test_a_store_that_can_be_used_is_left_as_it_is(here: Path, state: str) -> No
     assert contents(here) == before
 
 
-def test_whether_a_store_is_without_a_sweep_is_read_from_its_file(here: Path, stored: Stored) -> None:
+def test_whether_a_store_lacks_sweep_a_sweep_is_read_from_its_file(here: Path, stored: Stored) -> None:
     """One that is not there has none; of a file that is no store, or an empty one, and of a server nothing is known."""
-    assert is_without("sqlite:///a.db", "0123456789abcdef")
+    assert lacks_sweep("sqlite:///a.db", "0123456789abcdef")
     assert list(here.iterdir()) == []
-    assert is_without(stored.uri, "0123456789abcdef")
-    assert not is_without(stored.uri, stored.grid)
+    assert lacks_sweep(stored.uri, "0123456789abcdef")
+    assert not lacks_sweep(stored.uri, stored.grid)
     (here / "empty.db").touch()
     (here / "text.db").write_text("no database")
     for uri in ("sqlite:///empty.db", "sqlite:///text.db", "http://127.0.0.1:1"):
-        assert not is_without(uri, "0123456789abcdef")
+        assert not lacks_sweep(uri, "0123456789abcdef")
 
 
 def test_a_store_in_a_folder_that_is_missing_is_refused(here: Path) -> None:
