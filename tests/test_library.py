@@ -152,7 +152,7 @@ def test_a_study_file_with_a_syntax_error_is_blamed_at_its_line(here: Path) -> N
 
 @pytest.mark.parametrize("content", [b"STUDY = 1\0\n", b"name = '\xff'\n"], ids=["null byte", "not UTF-8"])
 def test_a_study_file_that_is_no_text_is_named(here: Path, content: bytes) -> None:
-    """Bytes that are no Python source are an error of the file; of a null byte the first releases of Python 3.11 say ValueError."""
+    """Bytes that are no Python source are an error of the file; of a null byte early releases of Python 3.11 say ValueError."""
     path = here / "mine.py"
     path.write_bytes(content)
     message = error_of(str(path))
