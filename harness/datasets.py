@@ -201,7 +201,7 @@ def _are_all_the_same(images: npt.NDArray[Any], block: int = 1024) -> bool:
 
 
 def _read_digits(argument: str, root: Path, image_size: int | None) -> Pixels:
-    """From the file that scikit-learn reads: to import scikit-learn for that takes the command a second, and 100 MB."""
+    """From the file that scikit-learn reads: to import scikit-learn for that takes every command a second."""
     if path := _digits_file():
         table = np.loadtxt(path, delimiter=",")  # 64 pixels in 0..16, and the digit
     else:  # it has another place in this scikit-learn

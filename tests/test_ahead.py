@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from harness import ahead, sweep
+from harness import ahead, study, sweep
 from harness.ahead import AheadExecutor, begin_ahead
-from harness.claims import journal_folders
+from harness.claims import claim_sweep, journal_folders
 from harness.executors import InlineExecutor
 from harness.options import Request
 from harness.plan import SweepPlan, make_plan
@@ -156,3 +156,19 @@ def test_a_worker_that_dies_of_what_was_begun_costs_nothing(
         outcome = run_sweep(plan, means, NullTracker(), display, threading.Event(), workers)
     assert numbers(outcome) == numbers(undisturbed)
     assert [note for note in display.notes if "again from the last segment" in note]
+
+
+def test_a_sweep_that_another_command_runs_is_refused_before_a_worker_starts(
+    plan: SweepPlan, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also with --fresh, which would begin at once."""
+
+    def started(*arguments: object) -> None:
+        raise AssertionError("workers were started")
+
+    file = make_study_file(tmp_path, base=replace(TINY, architecture="linear", epochs=EPOCHS))
+    monkeypatch.setattr(study, "load_study", lambda name: file)
+    monkeypatch.setattr(sweep, "open_executor", started)
+    with claim_sweep(uri, plan.identity):
+        assert study.main(["tiny", "--fresh", "--device", "cpu", "--tracking-uri", uri]) == 2
+    assert "is being run by another command" in capsys.readouterr().err

@@ -44,7 +44,7 @@ def test_every_executor_gives_results_and_errors_through_futures(name: str) -> N
 
 @pytest.mark.parametrize("name", EXECUTOR_NAMES)
 def test_what_is_spread_over_the_workers_comes_back_in_order(name: str) -> None:
-    """As of ``map``: near workers do it, and for others it is done here; an error is the function's own."""
+    """As of ``map``: workers of this machine do it, and for others it is done here; an error is the function's own."""
     with EXECUTORS[name](Wanted(2)) as executor:
         spread = spread_over(executor)
         assert spread(abs, range(-3, 3)) == [3, 2, 1, 0, 1, 2]

@@ -112,7 +112,7 @@ def test_a_store_that_can_be_used_is_left_as_it_is(here: Path, state: str) -> No
     assert contents(here) == before
 
 
-def test_whether_a_store_lacks_sweep_a_sweep_is_read_from_its_file(here: Path, stored: Stored) -> None:
+def test_whether_a_store_lacks_a_sweep_is_read_from_its_file(here: Path, stored: Stored) -> None:
     """One that is not there has none; of a file that is no store, or an empty one, and of a server nothing is known."""
     assert lacks_sweep("sqlite:///a.db", "0123456789abcdef")
     assert list(here.iterdir()) == []
