@@ -176,7 +176,7 @@ def _submit_to_pool(pool: ProcessPoolExecutor, call: Call) -> Future[Any]:
 
 
 def spread_over(executor: Executor) -> Spread:
-    """As ``map``, by all workers at once where they are near; what none of them can do is done here."""
+    """As ``map``, by all workers at once where they are of this machine; what none of them can do is done here."""
 
     def apply(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         if not executor.has_local_workers:
@@ -196,8 +196,7 @@ def _result_or(function: Callable[[Any], Any], item: Any, future: Future[Any]) -
 
 EXECUTORS: dict[str, Callable[[Wanted], Executor]] = {
     "inline": InlineExecutor,  # in this process
-    "processes": lambda wanted: ProcessExecutor(
-        choose_workers(wanted.workers, wanted.device), wanted.set_up_local
-    ),  # on this machine
+    # on this machine
+    "processes": lambda wanted: ProcessExecutor(choose_workers(wanted.workers, wanted.device), wanted.set_up_local),
     "ray": lambda wanted: RayExecutor(wanted, choose_workers(wanted.workers, wanted.device)),  # on the nodes of a cluster
 }
