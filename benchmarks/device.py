@@ -35,8 +35,12 @@ from harness.train import TrainState, shape_of
 from harness.trial import evaluate_group, run_segment
 
 LATENT_SIZES, ARCHITECTURES, SEEDS = (2, 5, 10, 15, 20, 25, 30), ("base", "deep", "heavy"), (0, 1, 2)
-LAYERS = ((28, 1, 16), (14, 16, 32), (7, 32, 64))
-"""The convolutions of ``base`` on 28 x 28: side of the large map, channels on the large side and on the small one."""
+LAYERS = {28: ((28, 1, 16), (14, 16, 32), (7, 32, 64)), 8: ((8, 1, 16), (4, 16, 32), (2, 32, 64), (2, 64, 128))}
+"""The convolutions of ``deep`` by the side of the images, those of ``base`` first: side of the large map, channels on the large
+side and on the small one."""
+
+SMALL = 4
+"""Positions of a small map up to which its convolution as a matrix is timed as well."""
 
 STEPS = 5
 """Of a training that are timed together."""
@@ -77,7 +81,9 @@ def main(words: Sequence[str] | None = None) -> None:
         console.print(_rates_table(products, base))
         results["products"] = [asdict(rate) for rate in products]
     if options.layers:
-        results["layers"] = measure_layers(placement.device, max(options.sizes), base.batch_size)
+        side = datasets.load(base.dataset, placement.data_root, None).shape[-1]
+        with computing_on(placement.device):
+            results["layers"] = measure_layers(side, placement.device, max(options.sizes), base.batch_size)
         console.print(_layers_table(results["layers"], max(options.sizes)))
     if options.compile:
         results["compiled"] = measure_compiled(base, placement, max(options.sizes), options.rounds)
@@ -133,21 +139,23 @@ def _members(base: TrialConfig, architecture: str, count: int) -> list[TrialConf
     return [_config(base, architecture, size=LATENT_SIZES[k % 7], seed=k // 7) for k in range(count)]
 
 
-def measure_layers(device: str, members: int, batch: int) -> list[dict[str, Any]]:
-    """Milliseconds of a forward and a backward pass of each layer of ``base``, in each way that there is."""
+def measure_layers(images_side: int, device: str, members: int, batch: int) -> list[dict[str, Any]]:
+    """Milliseconds of a forward and a backward pass of each layer of ``LAYERS``, in each way that there is."""
     rows = []
-    for (side, wide, narrow), transposed in itertools.product(LAYERS, (False, True)):
-        small = -(-side // 2)
-        geometry = Geometry((3, 3), (2, 2), (1, 1), (side, side), (small, small))
-        weight = torch.randn(members, narrow, wide, 3, 3, device=device, requires_grad=True)
+    for (side, wide, narrow), transposed in itertools.product(LAYERS.get(images_side, ()), (False, True)):
+        stride = 2 if side > models.SMALLEST_MAP else 1
+        small = -(-side // stride)
+        geometry = Geometry((3, 3), (stride, stride), (1, 1), (side, side), (small, small))
+        weight = torch.randn(members, wide, 3, 3, narrow, device=device).permute(0, 4, 1, 2, 3).requires_grad_()  # as a stack's
         shape = (members * batch, narrow, small, small) if transposed else (members * batch, wide, side, side)
-        maps = torch.randn(shape, device=device, requires_grad=True)
-        chosen = convolutions.choose(geometry, wide, transposed, torch.device(device).type)
-        row: dict[str, Any] = {"layer": f"{wide} x {side} x {side}{' back' if transposed else ''}", "chosen": chosen}
+        maps = torch.randn(shape, device=device).to(memory_format=torch.channels_last).requires_grad_()
+        chosen = convolutions.choose(geometry, (narrow, wide), transposed, torch.device(device).type)
+        name = f"{wide} x {side} x {side}, {narrow} x {small} x {small}{' back' if transposed else ''}"
+        row: dict[str, Any] = {"layer": name, "chosen": chosen}
         for name, algorithm in convolutions.ALGORITHMS.items():
-            if name != "matrix":  # it is for small maps only: here it would be larger than the maps
+            if name not in ("matrix", "minimal") or small * small <= SMALL:  # which larger maps make larger than themselves
                 step = partial(_forward_and_backward, algorithm, maps, weight, geometry, transposed)
-                row[name] = statistics.median([_seconds(step) for _ in range(6)][1:]) * 1e3
+                row[name] = statistics.median([_seconds(step) for _ in range(25)][5:]) * 1e3
         rows.append(row)
     return rows
 
@@ -243,10 +251,13 @@ def _rates_table(rates: Sequence[Rate], base: TrialConfig) -> Table:
 
 def _layers_table(rows: Sequence[dict[str, Any]], members: int) -> Table:
     table = Table(title=f"forward and backward of a layer, stack of {members}, ms")
-    for heading in rows[0]:
-        table.add_column(heading, justify="left" if heading in ("layer", "chosen") else "right")
+    table.add_column("layer")
+    table.add_column("chosen")
+    for name in convolutions.ALGORITHMS:
+        table.add_column(name, justify="right")
     for row in rows:
-        table.add_row(*(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row.values()))
+        times = (f"{row[name]:.2f}" if name in row else "" for name in convolutions.ALGORITHMS)
+        table.add_row(row["layer"], row["chosen"], *times)
     return table
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.lowering import Geometry, Patches, Whole, convolve_as_product
+from harness.filtering import Minimal
+from harness.lowering import Geometry, Pair, Patches, Whole, convolve_as_product
 
 SMALL_MAP, SMALL_MAP_OF_FEW = 16, 64
 """Positions up to which patches of all members at once beat a convolution for each member on a CPU; the latter where the
@@ -24,6 +25,12 @@ FEW_CHANNELS = 3
 MANY_IMAGES = 256
 """Of each member, from which on a CPU copies of patches no longer stay in its cache: where no gradients are wanted, torch's own
 convolution is then the faster one, and on the way back to large maps the matrix."""
+
+SMALLEST = Geometry(kernel=(3, 3), stride=(1, 1), padding=(1, 1), large=(2, 2), small=(2, 2))
+"""The last convolutions of encoders whose maps were halved as often as they can be."""
+
+MANY_PAIRS = 64 * 64
+"""Pairs of channels from which on, on a CPU, the products that minimal filtering saves take longer than its sums."""
 
 
 def convolve(
@@ -43,24 +50,26 @@ def convolve(
         Maps, (K * B, C', H', W'), float32.
     """
     images = 0 if torch.is_grad_enabled() else len(maps) // len(weight)
-    name = choose(geometry, weight.shape[2], transposed, maps.device.type, images)
+    name = choose(geometry, (weight.shape[1], weight.shape[2]), transposed, maps.device.type, images)
     return ALGORITHMS[name](maps, weight, bias, geometry, transposed, dtype)
 
 
-def choose(geometry: Geometry, large_channels: int, transposed: bool, device: str, images: int = 0) -> str:
+def choose(geometry: Geometry, channels: Pair, transposed: bool, device: str, images: int = 0) -> str:
     """Names the algorithm that is fastest: by count of operations on small maps, as measured on others.
 
     Args:
         geometry: The sizes.
-        large_channels: Of the large maps.
+        channels: Of the small maps and of the large ones.
         transposed: Whether to lead from the small maps to the large ones.
         device: Its type.
         images: Of each member, where no gradients are wanted; else 0.
     """
     positions = geometry.large[0] * geometry.large[1]
+    if geometry == SMALLEST and device == "cpu" and images < MANY_IMAGES and channels[0] * channels[1] >= MANY_PAIRS:
+        return "minimal"
     if positions <= geometry.kernel[0] * geometry.kernel[1]:
         return "matrix"  # no larger than the patches, and nothing to copy
-    few = large_channels <= FEW_CHANNELS
+    few = channels[1] <= FEW_CHANNELS
     if device != "cpu":
         return "patches"
     if positions > (SMALL_MAP_OF_FEW if few else SMALL_MAP):
@@ -75,6 +84,14 @@ def by_matrix(
 ) -> Tensor:
     """On small maps a convolution is best made the matrix that it is: one product, no patches, no wasted taps."""
     return convolve_as_product(maps, weight, bias, Whole(geometry, len(weight)), transposed, dtype)
+
+
+def by_minimal_filtering(
+    maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool, dtype: torch.dtype
+) -> Tensor:
+    """On maps of 2 x 2, where a matrix is still more products than there need be; elsewhere the matrix."""
+    lowering = Minimal(len(weight)) if geometry == SMALLEST else Whole(geometry, len(weight))
+    return convolve_as_product(maps, weight, bias, lowering, transposed, dtype)
 
 
 def by_patches(
@@ -116,4 +133,10 @@ def _convolve_natively(
 
 Algorithm = Callable[[Tensor, Tensor, Tensor | None, Geometry, bool, torch.dtype], Tensor]
 
-ALGORITHMS: dict[str, Algorithm] = {"matrix": by_matrix, "patches": by_patches, "native": by_members, "grouped": by_groups}
+ALGORITHMS: dict[str, Algorithm] = {
+    "matrix": by_matrix,
+    "minimal": by_minimal_filtering,
+    "patches": by_patches,
+    "native": by_members,
+    "grouped": by_groups,
+}

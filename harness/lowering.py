@@ -80,7 +80,7 @@ class _Convolve(torch.autograd.Function):
         right = lowering.matrices(weight.to(dtype))
         left = (lowering.small_rows if transposed else lowering.large_rows)(maps.to(dtype))
         context.save_for_backward(left, right)
-        context.lowering, context.transposed = lowering, transposed
+        context.lowering, context.transposed, context.members = lowering, transposed, len(weight)
         if not transposed:
             result = lowering.small_maps(_multiply(left, right, None if bias is None else lowering.small_bias(bias)))
             return result.data  # no view, which a layer after it could not change in place
@@ -103,7 +103,7 @@ class _Convolve(torch.autograd.Function):
             large, small = (rows, left) if transposed else (left, rows)
             to_weight = lowering.weights(_multiply(large.transpose(1, 2), small, None))
         if context.needs_input_grad[2]:
-            to_bias = gradients[0].permute(0, 2, 3, 1).reshape(len(right), -1, gradients[0].shape[1]).sum(dim=1)
+            to_bias = gradients[0].permute(0, 2, 3, 1).reshape(context.members, -1, gradients[0].shape[1]).sum(dim=1)
         return to_maps, to_weight, to_bias, None, None, None
 
 

@@ -15,29 +15,49 @@ BETAS, EPS = (0.9, 0.999), 1e-8
 
 @dataclass(frozen=True, eq=False)
 class _Team:
-    """What one call of Adam updates: the whole stack where all rates are equal, one member of it where they differ."""
+    """What one call of Adam updates: the whole stack where all rates are equal, one member of it where they differ.
+
+    Attributes:
+        rate: The learning rate.
+        member: Which one, or ``None``.
+        orders: The order in which each parameter's axes lie in memory: torch's fused Adam copies what it is given in another
+            one, which takes longer than the step itself.
+        parameters: The team's part of each, with its axes in that order.
+        averages: Likewise of the averages of the gradients.
+        squares: Likewise of the averages of their squares.
+        steps: How many each parameter has made.
+    """
 
     rate: float
     member: int | None
+    orders: list[list[int]]
+    parameters: list[Tensor]
+    averages: list[Tensor]
+    squares: list[Tensor]
     steps: list[Tensor]
-
-    def part(self, tensor: Tensor) -> Tensor:
-        """The team's part of a tensor of the stack."""
-        return tensor if self.member is None else tensor[self.member]
 
 
 class StackedAdam:
     """Adam (Kingma and Ba 2015) for a stack, with a learning rate for each member; the numbers are ``torch.optim.Adam``'s."""
 
     def __init__(self, net: nn.Module, rates: Sequence[float]) -> None:
-        """Takes a stack that lies on its device, and each member's learning rate."""
+        """Takes a stack that lies on its device, where it stays, and each member's learning rate."""
         self.parameters = list(net.parameters())
         self.averages = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
-        device = self.parameters[0].device
-        teams = [(rates[0], None)] if len(set(rates)) == 1 else [(rate, member) for member, rate in enumerate(rates)]
-        self.teams = [_Team(rate, member, [torch.zeros((), device=device) for _ in self.parameters]) for rate, member in teams]
+        members = [None] if len(set(rates)) == 1 else range(len(rates))
+        self.teams = [self._team(rates[member or 0], member) for member in members]
         self.members = len(rates)
+
+    def _team(self, rate: float, member: int | None) -> _Team:
+        lists = (self.parameters, self.averages, self.squares)
+        own = [[each.detach() if member is None else each.detach()[member] for each in tensors] for tensors in lists]
+        orders = [sorted(range(each.dim()), key=each.stride, reverse=True) for each in own[0]]
+        parameters, averages, squares = (
+            [each.permute(order) for each, order in zip(tensors, orders, strict=True)] for tensors in own
+        )
+        steps = [torch.zeros((), device=each.device) for each in self.parameters]
+        return _Team(rate, member, orders, parameters, averages, squares, steps)
 
     def zero_grad(self) -> None:
         """Forgets the gradients."""
@@ -49,13 +69,14 @@ class StackedAdam:
         """Takes a step with each member's learning rate times a share; parameters without a gradient stay as they are."""
         gradients = {index: parameter.grad for index, parameter in enumerate(self.parameters) if parameter.grad is not None}
         for team in self.teams:
+            own = {index: each if team.member is None else each[team.member] for index, each in gradients.items()}
             adam(
-                [team.part(self.parameters[index]) for index in gradients],
-                [team.part(gradient) for gradient in gradients.values()],
-                [team.part(self.averages[index]) for index in gradients],
-                [team.part(self.squares[index]) for index in gradients],
+                [team.parameters[index] for index in own],
+                [each.permute(team.orders[index]) for index, each in own.items()],
+                [team.averages[index] for index in own],
+                [team.squares[index] for index in own],
                 [],
-                [team.steps[index] for index in gradients],
+                [team.steps[index] for index in own],
                 fused=True,
                 amsgrad=False,
                 beta1=BETAS[0],

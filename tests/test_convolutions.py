@@ -203,7 +203,7 @@ def test_no_member_sees_another(name: str) -> None:
 def test_one_of_the_algorithms_is_chosen_for_every_size(geometry: Geometry, transposed: bool, device: str) -> None:
     """For few channels and for many, with gradients, and without for few images and for many."""
     for images in (0, 8, 5000):
-        chosen = {convolutions.choose(geometry, channels, transposed, device, images) for channels in (1, 3, 4, 64)}
+        chosen = {convolutions.choose(geometry, (64, channels), transposed, device, images) for channels in (1, 3, 4, 64)}
         assert chosen <= ALGORITHMS.keys()
 
 
