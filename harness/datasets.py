@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,24 +124,29 @@ def given(fingerprint: str) -> ImageSet | None:
 
 @contextmanager
 def lent(data: ImageSet) -> Iterator[Callable[[], None]]:
-    """Lends a dataset to other processes of this machine, in files of a temporary folder that they all map.
+    """Lends a dataset to other processes of this machine, in files that they all map.
+
+    The files have no names and end with this process, however it ends: the others open them where Linux shows what a process
+    has open.
 
     Yields:
         What such a process calls to have it, as of ``give``. It is small, and does nothing where the files cannot be had: the
         process then reads the dataset as it would have done.
     """
-    with TemporaryDirectory(prefix="harness-images-", ignore_cleanup_errors=True) as folder:
+    with TemporaryFile() as images, TemporaryFile() as labels:
         if data.pixels.images.nbytes <= LARGEST_LENT:
             with suppress(OSError):  # no room for them
-                np.save(Path(folder) / "labels.npy", data.pixels.labels)
-                np.save(Path(folder) / "images.npy", data.pixels.images)
-        yield partial(_borrow, folder, data.name, data.pixels.test_from, data.fingerprint)
+                for file, content in ((labels, data.pixels.labels), (images, data.pixels.images)):
+                    np.save(file, content)
+                    file.flush()
+        names = (f"/proc/{os.getpid()}/fd/{images.fileno()}", f"/proc/{os.getpid()}/fd/{labels.fileno()}")
+        yield partial(_borrow, names, data.name, data.pixels.test_from, data.fingerprint)
 
 
-def _borrow(folder: str, name: str, test_from: int | None, fingerprint: str) -> None:
+def _borrow(files: tuple[str, str], name: str, test_from: int | None, fingerprint: str) -> None:
+    images, labels = files
     with suppress(OSError, ValueError, EOFError):  # not there, or cut short
-        images = np.load(Path(folder) / "images.npy", mmap_mode="r")
-        give(ImageSet(name, Pixels(images, np.load(Path(folder) / "labels.npy"), test_from), fingerprint))
+        give(ImageSet(name, Pixels(np.load(images, mmap_mode="r"), np.load(labels), test_from), fingerprint))
 
 
 @lru_cache(maxsize=2)

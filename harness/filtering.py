@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+
 @dataclass(frozen=True)
 class Minimal:
     """Minimal filtering (Winograd 1980; in two dimensions Lavin and Gray 2016) of 2 x 2 by 3 x 3, as many positions kept.
@@ -52,7 +53,7 @@ class Minimal:
         for row, each in zip(result.unbind(2), (factors[1], middle, factors[2]), strict=True):
             row[:, :, 0], row[:, :, 2] = each[1], each[2]
             torch.sub(each[0], each[1], out=row[:, :, 1]).sub_(each[2])
-        return result.permute(0, 4, 1, 2, 3)
+        return torch.permute(result, (0, 4, 1, 2, 3))
 
     def small_bias(self, bias: Tensor) -> Tensor:
         """(9 * K, S): once, in the product that all four results have."""
@@ -60,7 +61,7 @@ class Minimal:
 
     def _positions(self, maps: Tensor) -> Tensor:
         """(2, 2, K, B, C)."""
-        return maps.unflatten(0, (self.members, -1)).permute(3, 4, 0, 1, 2)
+        return torch.unflatten(maps, 0, (self.members, -1)).permute(3, 4, 0, 1, 2)
 
     def _contract(self, rows: Tensor, order: tuple[int, int]) -> Tensor:
         """The sums, along each axis, of the first product and of that which each position has for itself."""

@@ -20,8 +20,8 @@ class _Team:
     Attributes:
         rate: The learning rate.
         member: Which one, or ``None``.
-        orders: The order in which each parameter's axes lie in memory: torch's fused Adam copies what it is given in another
-            one, which takes longer than the step itself.
+        orders: The order in which each parameter's axes lie in memory: torch's fused Adam copies a parameter that it is given in
+            another one, which takes longer than the step itself, and takes a gradient as if it lay like the parameter.
         parameters: The team's part of each, with its axes in that order.
         averages: Likewise of the averages of the gradients.
         squares: Likewise of the averages of their squares.
@@ -72,7 +72,7 @@ class StackedAdam:
             own = {index: each if team.member is None else each[team.member] for index, each in gradients.items()}
             adam(
                 [team.parameters[index] for index in own],
-                [each.permute(team.orders[index]) for index, each in own.items()],
+                [each.permute(team.orders[index]).contiguous() for index, each in own.items()],
                 [team.averages[index] for index in own],
                 [team.squares[index] for index in own],
                 [],

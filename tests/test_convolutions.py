@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
@@ -12,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from harness import convolutions
-from harness.convolutions import ALGORITHMS, convolve
+from harness.convolutions import ALGORITHMS, MANY_PAIRS, SMALLEST, convolve
+from harness.filtering import Minimal
 from harness.lowering import Geometry, Patches, Whole, cut_patches, lay_patches, product
 
 MEMBERS, BATCH, SMALL_CHANNELS = 3, 2, 4
@@ -279,10 +281,39 @@ def test_what_comes_back_from_matrices_is_the_adjoint_of_what_went_in(
         (operands.weight, lowering.matrices, lowering.weights),
     )
     for given_tensor, there, back in pairs:
-        laid_out = there(given_tensor.double())
-        others = torch.randn(laid_out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        one, other = (laid_out * others).sum(), (given_tensor.double() * back(others)).sum()
-        assert float(one) == pytest.approx(float(other), rel=1e-10, abs=1e-10)
+        assert_adjoint(given_tensor.double(), there, back)
+
+
+def assert_adjoint(given_tensor: Tensor, there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> None:
+    """<A x, y> = <x, A* y>."""
+    laid_out = there(given_tensor)
+    others = torch.randn(laid_out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    one, other = (laid_out * others).sum(), (given_tensor * back(others)).sum()
+    assert float(one) == pytest.approx(float(other), rel=1e-10, abs=1e-10)
+
+
+def test_minimal_filtering_comes_back_by_its_adjoints() -> None:
+    """As of the other two, for the one size that it is for; a bias is added once to every position."""
+    operands, lowering = operands_of(SMALLEST, transposed=False), Minimal(MEMBERS)
+    small = torch.randn(MEMBERS * BATCH, SMALL_CHANNELS, 2, 2, dtype=torch.float64)
+    assert_adjoint(operands.maps.double(), lowering.large_rows, lowering.large_maps)
+    assert_adjoint(small, lowering.small_rows, lowering.small_maps)
+    assert_adjoint(operands.weight.double(), lowering.matrices, lowering.weights)
+    bias = torch.randn(MEMBERS, SMALL_CHANNELS)
+    added = lowering.small_maps(lowering.small_bias(bias)[:, None].expand(-1, BATCH, -1).contiguous())
+    assert torch.equal(added, bias.repeat_interleave(BATCH, dim=0)[:, :, None, None].expand_as(added))
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["plain", "transposed"])
+def test_many_channels_on_the_smallest_maps_are_filtered(transposed: bool) -> None:
+    """From so many pairs on and on a CPU only; the numbers are those of torch."""
+    wide = MANY_PAIRS // SMALL_CHANNELS
+    assert convolutions.choose(SMALLEST, (SMALL_CHANNELS, wide), transposed, "cpu") == "minimal"
+    assert convolutions.choose(SMALLEST, (SMALL_CHANNELS, wide - 1), transposed, "cpu") == "matrix"
+    assert convolutions.choose(SMALLEST, (SMALL_CHANNELS, wide), transposed, "cuda") == "matrix"
+    operands = operands_of(SMALLEST, transposed, large_channels=wide)
+    values = convolve(*operands[:3], SMALLEST, transposed, torch.float32)
+    assert distance(values, by_torch(operands, SMALLEST, transposed).values) < ROUNDING[torch.float32]
 
 
 @pytest.mark.parametrize("dtype", list(ROUNDING), ids=str)

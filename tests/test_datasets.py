@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
 import os
-import pickle
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -112,48 +109,6 @@ def test_digits_are_those_that_scikit_learn_loads(has_its_file: bool, tmp_path: 
     assert (read.images.dtype, read.labels.dtype, read.test_from) == (np.float32, np.int64, None)
     np.testing.assert_array_equal(read.images[:, 0] * 16, expected.images)
     np.testing.assert_array_equal(read.labels, expected.target)
-
-
-def test_what_is_lent_is_had_without_its_files_and_only_for_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same images, labels and split, found by their fingerprint and mapped, not copied; nothing is left behind."""
-    data = datasets.load("digits", "")
-    monkeypatch.setattr(datasets, "_GIVEN", {})
-    with datasets.lent(data) as borrow:
-        assert len(pickle.dumps(borrow)) < 1000
-        borrow()
-        borrowed = datasets.given(data.fingerprint)
-        assert borrowed is not None
-        assert (borrowed.name, borrowed.shape, borrowed.pixels.test_from) == (data.name, data.shape, data.pixels.test_from)
-        assert isinstance(borrowed.pixels.images, np.memmap)
-        np.testing.assert_array_equal(borrowed.pixels.images, data.pixels.images)
-        np.testing.assert_array_equal(borrowed.pixels.labels, data.pixels.labels)
-        folder = Path(str(borrowed.pixels.images.filename)).parent
-    assert not folder.exists()
-    monkeypatch.setattr(datasets, "_GIVEN", {})
-    borrow()
-    assert datasets.given(data.fingerprint) is None
-
-
-@pytest.mark.parametrize("case", ["too large", "no room", "cut short"])
-def test_what_cannot_be_lent_is_read_by_each_for_itself(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No error: a worker then has the images where it would have had them."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    data = datasets.load("digits", "")
-    monkeypatch.setattr(datasets, "_GIVEN", {})
-    if case == "too large":
-        monkeypatch.setattr(datasets, "LARGEST_LENT", data.pixels.images.nbytes - 1)
-    if case == "no room":
-        monkeypatch.setattr(np, "save", _no_room)
-    with datasets.lent(data) as borrow:
-        if case == "cut short":
-            (images,) = tmp_path.glob("harness-images-*/images.npy")
-            images.write_bytes(images.read_bytes()[:1000])
-        borrow()
-    assert datasets.given(data.fingerprint) is None
-
-
-def _no_room(*arguments: object) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_digits_are_read_without_loading_scikit_learn() -> None:

@@ -18,13 +18,14 @@ RATES = {"equal": (1e-2, 1e-2, 1e-2), "different": (1e-2, 3e-4, 0.5)}
 
 
 class Weights(nn.Module):
-    """A stack of two parameters, one of them of a single number a member."""
+    """A stack of three parameters: one of a single number a member, one whose axes lie in another order in memory."""
 
     def __init__(self) -> None:
         super().__init__()
         random = torch.Generator().manual_seed(0)
         self.matrix = nn.Parameter(torch.randn(MEMBERS, 4, 3, generator=random))
         self.number = nn.Parameter(torch.randn(MEMBERS, 1, generator=random))
+        self.turned = nn.Parameter(torch.randn(MEMBERS, 3, 5, generator=random).transpose(1, 2))
 
 
 def gradients(steps: int) -> Iterator[list[Tensor]]:
@@ -34,6 +35,7 @@ def gradients(steps: int) -> Iterator[list[Tensor]]:
         yield [
             10.0 ** (2 * step - 6) * torch.randn(MEMBERS, 4, 3, generator=random),
             torch.randn(MEMBERS, 1, generator=random),
+            torch.randn(MEMBERS, 3, 5, generator=random).transpose(1, 2),
         ]
 
 
@@ -110,10 +112,36 @@ def test_a_parameter_without_a_gradient_stays_as_it_is(rates: tuple[float, ...])
     assert optimizer.state()["step.1"].tolist() == [0.0] * MEMBERS
 
 
+@pytest.mark.parametrize("rates", RATES.values(), ids=list(RATES))
+def test_a_gradient_may_lie_in_memory_as_it_likes(rates: tuple[float, ...]) -> None:
+    """A step does not depend on it, nor on how the parameter lies."""
+    alike, other = Weights(), Weights()
+    other.matrix = nn.Parameter(other.matrix.detach().transpose(1, 2).contiguous().transpose(1, 2))
+    own = next(gradients(1))
+    take_steps(alike, StackedAdam(alike, rates), [own], [1.0])
+    take_steps(other, StackedAdam(other, rates), [[own[0], own[1], own[2].contiguous()]], [1.0])
+    for one, two in zip(alike.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=ROUNDING, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("rates", RATES.values(), ids=list(RATES))
+def test_no_parameter_is_copied_for_the_sake_of_its_layout(rates: tuple[float, ...]) -> None:
+    """Torch's fused Adam would copy one whose axes lie in another order, there and back."""
+    net = Weights()
+    optimizer = StackedAdam(net, rates)
+    for parameter, gradient in zip(net.parameters(), next(gradients(1)), strict=True):
+        parameter.grad = gradient
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        optimizer.step(1.0)
+    called = {event.key for event in profile.key_averages()}
+    assert "aten::_fused_adam_" in called
+    assert not called & {"aten::contiguous", "aten::clone"}
+
+
 def test_forgetting_the_gradients_leaves_none() -> None:
     """They are not kept as zeros, which Adam would take for gradients."""
     net = Weights()
     optimizer = StackedAdam(net, [1e-2] * MEMBERS)
     net.matrix.grad = torch.ones_like(net.matrix)
     optimizer.zero_grad()
-    assert [parameter.grad for parameter in net.parameters()] == [None, None]
+    assert [parameter.grad for parameter in net.parameters()] == [None, None, None]
