@@ -224,13 +224,15 @@ def _digits_file() -> Path | None:
     return path if path.is_file() else None
 
 
-def _read_torchvision(class_name: str, arguments: dict[str, str], argument: str, root: Path, image_size: int | None) -> Pixels:
-    parts = downloads.read_parts(class_name, arguments, root)
-    images = np.concatenate([np.asarray(part.data, dtype=np.uint8) for part in parts])[:, None]
+def _read_downloaded(
+    class_name: str, files: tuple[str, ...], arguments: dict[str, str], argument: str, root: Path, image_size: int | None
+) -> Pixels:
+    parts = downloads.read_parts(class_name, arguments, files, root)
+    images = np.concatenate([images.astype(np.uint8, copy=False) for images, _ in parts])[:, None]
     if class_name == "EMNIST":  # its files hold each letter with rows and columns exchanged
         images = images.swapaxes(2, 3)
-    labels = np.concatenate([np.asarray(part.targets, dtype=np.int64) for part in parts])
-    return Pixels(np.ascontiguousarray(images), labels, test_from=len(parts[0].data))
+    labels = np.concatenate([labels.astype(np.int64) for _, labels in parts])
+    return Pixels(np.ascontiguousarray(images), labels, test_from=len(parts[0][0]))
 
 
 def _read_folder(argument: str, root: Path, image_size: int | None) -> Pixels:
@@ -283,7 +285,7 @@ _EMNIST = tuple(
 
 def _torchvision(class_name: str, files: tuple[str, ...], **arguments: str) -> Dataset:
     return Dataset(
-        read=partial(_read_torchvision, class_name, arguments),
+        read=partial(_read_downloaded, class_name, files, arguments),
         fetch=partial(downloads.fetch, class_name, arguments, files),
     )
 

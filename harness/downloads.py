@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from harness.disk import write_whole
 from harness.rules import UserError, checksum_words, digest_of
@@ -30,16 +31,40 @@ PUBLISHED_MD5 = {
 """Of the unpacked files; other sets are compared with the list of checksums that their download leaves beside them."""
 
 
-def read_part(class_name: str, arguments: dict[str, str], root: Path, train: bool, download: bool = False) -> Any:
-    """The torchvision dataset of one part, with ``data`` and ``targets``.
+Part = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+"""Images and labels."""
+
+
+def read_parts(class_name: str, arguments: dict[str, str], files: tuple[str, ...], root: Path) -> list[Part]:
+    """The training part and the test part of a set that was fetched.
+
+    IDX files are read here, the numbers that torchvision reads from them: to load torchvision takes a second or two.
 
     Args:
         class_name: Of ``torchvision.datasets``.
         arguments: More of what that class takes.
+        files: That it reads, below the data root: images and labels of one part, then of the other, where they are IDX files.
         root: The data root.
-        train: The training part, or the test part.
-        download: Whether to download it where it is missing.
+
+    Raises:
+        UserError: if its files do not hold what they should.
     """
+    paths = [root / file for file in files]
+    try:
+        if all(map(_is_idx, paths)):
+            return [(_read_idx(images), _read_idx(labels)) for images, labels in zip(paths[::2], paths[1::2], strict=True)]
+        parts = [_torchvision_part(class_name, arguments, root, train) for train in (True, False)]
+        return [(np.asarray(part.data), np.asarray(part.targets)) for part in parts]
+    except Exception as error:  # what reads a file of other content may raise anything
+        cause = " ".join(str(error).split())[:160] or type(error).__name__
+        raise UserError(
+            f"dataset {class_name}: the files in {root} cannot be read ({cause}): "
+            "delete them and run again, or name another folder with --data-root"
+        ) from None
+
+
+def _torchvision_part(class_name: str, arguments: dict[str, str], root: Path, train: bool, download: bool = False) -> Any:
+    """The torchvision dataset of one part, with ``data`` and ``targets``, downloaded on request where it is missing."""
     import torchvision
 
     known = getattr(torchvision.datasets, class_name)
@@ -48,20 +73,21 @@ def read_part(class_name: str, arguments: dict[str, str], root: Path, train: boo
     return own(str(root), train=train, download=download, **arguments)
 
 
-def read_parts(class_name: str, arguments: dict[str, str], root: Path) -> list[Any]:
-    """The training part and the test part of a set that was fetched.
+def _is_idx(path: Path) -> bool:
+    return path.name.endswith("ubyte")
 
-    Raises:
-        UserError: if its files do not hold what they should.
-    """
-    try:
-        return [read_part(class_name, arguments, root, train) for train in (True, False)]
-    except Exception as error:  # what reads a file of other content may raise anything
-        cause = " ".join(str(error).split())[:160] or type(error).__name__
-        raise UserError(
-            f"dataset {class_name}: the files in {root} cannot be read ({cause}): "
-            "delete them and run again, or name another folder with --data-root"
-        ) from None
+
+def _idx_header(path: Path) -> tuple[bytes, tuple[int, ...]]:
+    """The four bytes that say what an IDX file holds, and the sizes of it; zeros for what is cut off."""
+    length = 16 if "idx3" in path.name else 8
+    with path.open("rb") as file:
+        head = file.read(length).ljust(length, b"\0")
+    return head[:4], tuple(np.frombuffer(head[4:], dtype=">u4").tolist())
+
+
+def _read_idx(path: Path) -> npt.NDArray[np.uint8]:
+    _, sizes = _idx_header(path)
+    return np.fromfile(path, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
 
 
 def fetch(class_name: str, arguments: dict[str, str], files: tuple[str, ...], root: Path) -> None:
@@ -105,7 +131,7 @@ def _download(class_name: str, arguments: dict[str, str], root: Path, missing: l
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{class_name}.lock"), _network_timeout(), _bounded_downloads():
             for train in (True, False):
-                read_part(class_name, arguments, root, train, download=True)
+                _torchvision_part(class_name, arguments, root, train, download=True)
             _remember_checksums(root, root / f"{class_name}.sha256", [path for path in missing if path.is_file()])
     except (OSError, RuntimeError, EOFError) as error:
         _remove_empty(root, class_name)
@@ -226,13 +252,11 @@ def _check_bz2(path: Path) -> None:
 
 def _check_idx_length(path: Path) -> None:
     """Compares an IDX file's length with what its own header says."""
-    if not path.name.endswith("ubyte"):
+    if not _is_idx(path):
         return
-    dimensions = 3 if "idx3" in path.name else 1
-    with path.open("rb") as file:
-        head = file.read(4 + 4 * dimensions).ljust(4 + 4 * dimensions, b"\0")
-    expected = len(head) + math.prod(int(size) for size in np.frombuffer(head[4:], dtype=">u4"))
-    if head[:4] != bytes([0, 0, 8, dimensions]) or path.stat().st_size != expected:
+    kind, sizes = _idx_header(path)
+    expected = 4 + 4 * len(sizes) + math.prod(sizes)
+    if kind != bytes([0, 0, 8, len(sizes)]) or path.stat().st_size != expected:
         raise UserError(
             f"{path} is cut short or altered: it has {path.stat().st_size} bytes, its header says {expected} "
             f"({checksum_words(path)}): delete it and run again, or name another folder with --data-root"

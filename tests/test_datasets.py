@@ -130,6 +130,27 @@ def test_datasets_are_kept_where_the_environment_says(monkeypatch: pytest.Monkey
 # --- sets that torchvision downloads
 
 
+@pytest.mark.parametrize("name", DOWNLOADED)
+def test_images_and_labels_are_those_that_torchvision_reads(name: str, tmp_path: Path, unpublished: None) -> None:
+    """Of both parts, from the same files, which but for those of USPS are read without it."""
+    class_name, arguments, files = DOWNLOADED[name]
+    write_torchvision(name, tmp_path)
+    known = getattr(torchvision.datasets, class_name)
+    parts = downloads.read_parts(class_name, arguments, files, tmp_path)
+    for (images, labels), is_training in zip(parts, (True, False), strict=True):
+        expected = known(str(tmp_path), train=is_training, **arguments)
+        np.testing.assert_array_equal(images, np.asarray(expected.data))
+        np.testing.assert_array_equal(labels, np.asarray(expected.targets))
+
+
+def test_mnist_is_read_without_loading_torchvision(tmp_path: Path) -> None:
+    """It takes a second or two, which every command would wait for."""
+    write_torchvision("mnist", tmp_path)
+    program = "import sys; from harness import datasets; datasets.load('mnist', sys.argv[1]); print('torchvision' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["False"]
+
+
 @pytest.mark.parametrize("name", [name for name in DOWNLOADED if name not in ("emnist", "usps")])
 def test_what_is_in_the_files_comes_out_with_the_test_split_last(name: str, tmp_path: Path, unpublished: None) -> None:
     """Images and labels are those on the disk, in their order."""

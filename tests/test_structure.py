@@ -20,7 +20,7 @@ from tests.support import ROOT
 
 LEVELS = (
     {"rules", "disk"},
-    {"commands", "config", "downloads", "arrays", "folders", "recorded", "workers", "server", "lowering"},
+    {"commands", "config", "downloads", "arrays", "folders", "recorded", "workers", "server", "lowering", "filtering"},
     {
         "datasets",
         "models",
