@@ -62,7 +62,9 @@ def test_the_smallest_setting_is_of_the_same_kind(name: str) -> None:
     assert (asked.base.epochs, asked.base.latent_size, asked.grid.get("latent_size", (4,))) == (7, 4, (4,))
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize(
+    "name", ["latent_sweep", *(pytest.param(name, marks=pytest.mark.slow) for name in STUDIES if name != "latent_sweep")]
+)
 def test_every_study_runs_in_its_smallest_setting(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """From the command line to the table, in seconds; every trial has the numbers that its answer is made from."""
     assert main([name, "--smoke", "--executor", "inline", "--device", "cpu", "--json"]) == 0
