@@ -35,9 +35,12 @@ from harness.train import TrainState, shape_of
 from harness.trial import evaluate_group, run_segment
 
 LATENT_SIZES, ARCHITECTURES, SEEDS = (2, 5, 10, 15, 20, 25, 30), ("base", "deep", "heavy"), (0, 1, 2)
-LAYERS = {28: ((28, 1, 16), (14, 16, 32), (7, 32, 64)), 8: ((8, 1, 16), (4, 16, 32), (2, 32, 64), (2, 64, 128))}
-"""The convolutions of ``deep`` by the side of the images, those of ``base`` first: side of the large map, channels on the large
-side and on the small one."""
+LAYERS = {
+    28: ((28, 1, 16), (14, 16, 32), (7, 32, 64), (4, 64, 128)),
+    8: ((8, 1, 16), (4, 16, 32), (2, 32, 64), (2, 64, 128), (2, 64, 64)),
+}
+"""The convolutions of ``deep`` by the side of the images, those of ``base`` first, and one of ``residual``: side of the large
+map, channels on the large side and on the small one."""
 
 SMALL = 4
 """Positions of a small map up to which its convolution as a matrix is timed as well."""
@@ -150,10 +153,12 @@ def measure_layers(images_side: int, device: str, members: int, batch: int) -> l
         shape = (members * batch, narrow, small, small) if transposed else (members * batch, wide, side, side)
         maps = torch.randn(shape, device=device).to(memory_format=torch.channels_last).requires_grad_()
         chosen = convolutions.choose(geometry, (narrow, wide), transposed, torch.device(device).type)
-        name = f"{wide} x {side} x {side}, {narrow} x {small} x {small}{' back' if transposed else ''}"
-        row: dict[str, Any] = {"layer": name, "chosen": chosen}
+        title = f"{wide} x {side} x {side}, {narrow} x {small} x {small}{' back' if transposed else ''}"
+        row: dict[str, Any] = {"layer": title, "chosen": chosen}
+        left_out = {"matrix"} if small * small > SMALL else set()  # it would be larger than the maps
+        left_out |= set() if geometry == convolutions.SMALLEST else {"minimal"}  # it would be the matrix
         for name, algorithm in convolutions.ALGORITHMS.items():
-            if name not in ("matrix", "minimal") or small * small <= SMALL:  # which larger maps make larger than themselves
+            if name not in left_out:
                 step = partial(_forward_and_backward, algorithm, maps, weight, geometry, transposed)
                 row[name] = statistics.median([_seconds(step) for _ in range(25)][5:]) * 1e3
         rows.append(row)
@@ -251,6 +256,7 @@ def _rates_table(rates: Sequence[Rate], base: TrialConfig) -> Table:
 
 def _layers_table(rows: Sequence[dict[str, Any]], members: int) -> Table:
     table = Table(title=f"forward and backward of a layer, stack of {members}, ms")
+    table.caption = "" if rows else f"layers are known for images with sides of {', '.join(map(str, sorted(LAYERS)))}"
     table.add_column("layer")
     table.add_column("chosen")
     for name in convolutions.ALGORITHMS:

@@ -24,13 +24,14 @@ FEW_CHANNELS = 3
 
 MANY_IMAGES = 256
 """Of each member, from which on a CPU copies of patches no longer stay in its cache: where no gradients are wanted, torch's own
-convolution is then the faster one, and on the way back to large maps the matrix."""
+convolution is then the faster one, and on the way back to large maps, as on the smallest, the matrix."""
 
 SMALLEST = Geometry(kernel=(3, 3), stride=(1, 1), padding=(1, 1), large=(2, 2), small=(2, 2))
 """The last convolutions of encoders whose maps were halved as often as they can be."""
 
 MANY_PAIRS = 64 * 64
-"""Pairs of channels from which on, on a CPU, the products that minimal filtering saves take longer than its sums."""
+"""Pairs of channels from which on, on a CPU, the products that minimal filtering saves take longer than its sums: in float32,
+for in bfloat16 the sums are rounded as well."""
 
 
 def convolve(
@@ -50,11 +51,13 @@ def convolve(
         Maps, (K * B, C', H', W'), float32.
     """
     images = 0 if torch.is_grad_enabled() else len(maps) // len(weight)
-    name = choose(geometry, (weight.shape[1], weight.shape[2]), transposed, maps.device.type, images)
+    name = choose(geometry, (weight.shape[1], weight.shape[2]), transposed, maps.device.type, images, dtype)
     return ALGORITHMS[name](maps, weight, bias, geometry, transposed, dtype)
 
 
-def choose(geometry: Geometry, channels: Pair, transposed: bool, device: str, images: int = 0) -> str:
+def choose(
+    geometry: Geometry, channels: Pair, transposed: bool, device: str, images: int = 0, dtype: torch.dtype = torch.float32
+) -> str:
     """Names the algorithm that is fastest: by count of operations on small maps, as measured on others.
 
     Args:
@@ -63,10 +66,11 @@ def choose(geometry: Geometry, channels: Pair, transposed: bool, device: str, im
         transposed: Whether to lead from the small maps to the large ones.
         device: Its type.
         images: Of each member, where no gradients are wanted; else 0.
+        dtype: Of the products' operands.
     """
     positions = geometry.large[0] * geometry.large[1]
-    if geometry == SMALLEST and device == "cpu" and images < MANY_IMAGES and channels[0] * channels[1] >= MANY_PAIRS:
-        return "minimal"
+    if geometry == SMALLEST and device == "cpu" and dtype == torch.float32:
+        return "minimal" if channels[0] * channels[1] >= MANY_PAIRS and images < MANY_IMAGES else "matrix"
     if positions <= geometry.kernel[0] * geometry.kernel[1]:
         return "matrix"  # no larger than the patches, and nothing to copy
     few = channels[1] <= FEW_CHANNELS

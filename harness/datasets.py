@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.util import find_spec
@@ -109,6 +109,9 @@ def prepare(name: str, data_root: str) -> None:
 LARGEST_LENT = 2**30
 """Bytes of images that are lent to other processes in files: as many as a temporary folder can be expected to take."""
 
+OPEN_FILES = Path("/proc/self/fd")
+"""Where Linux shows what a process has open."""
+
 _GIVEN: dict[str, ImageSet] = {}
 
 
@@ -126,26 +129,29 @@ def given(fingerprint: str) -> ImageSet | None:
 def lent(data: ImageSet) -> Iterator[Callable[[], None]]:
     """Lends a dataset to other processes of this machine, in files that they all map.
 
-    The files have no names and end with this process, however it ends: the others open them where Linux shows what a process
-    has open.
+    The files have no names and end with the processes that have them, however those end: the others open them where Linux
+    shows what a process has open. Elsewhere there are none.
 
     Yields:
         What such a process calls to have it, as of ``give``. It is small, and does nothing where the files cannot be had: the
         process then reads the dataset as it would have done.
     """
-    with TemporaryFile() as images, TemporaryFile() as labels:
-        if data.pixels.images.nbytes <= LARGEST_LENT:
+    names: list[str] = []
+    with ExitStack() as files:
+        if OPEN_FILES.is_dir() and data.pixels.images.nbytes <= LARGEST_LENT:
             with suppress(OSError):  # no room for them
-                for file, content in ((labels, data.pixels.labels), (images, data.pixels.images)):
+                for content in (data.pixels.images, data.pixels.labels):
+                    file = files.enter_context(
+                        TemporaryFile(buffering=0)
+                    )  # nothing left to write, and to fail, when it is closed
                     np.save(file, content)
-                    file.flush()
-        names = (f"/proc/{os.getpid()}/fd/{images.fileno()}", f"/proc/{os.getpid()}/fd/{labels.fileno()}")
+                    names.append(f"/proc/{os.getpid()}/fd/{file.fileno()}")
         yield partial(_borrow, names, data.name, data.pixels.test_from, data.fingerprint)
 
 
-def _borrow(files: tuple[str, str], name: str, test_from: int | None, fingerprint: str) -> None:
-    images, labels = files
+def _borrow(files: Sequence[str], name: str, test_from: int | None, fingerprint: str) -> None:
     with suppress(OSError, ValueError, EOFError):  # not there, or cut short
+        images, labels = files
         give(ImageSet(name, Pixels(np.load(images, mmap_mode="r"), np.load(labels), test_from), fingerprint))
 
 

@@ -43,7 +43,8 @@ def read_parts(class_name: str, arguments: dict[str, str], files: tuple[str, ...
     Args:
         class_name: Of ``torchvision.datasets``.
         arguments: More of what that class takes.
-        files: That it reads, below the data root: images and labels of one part, then of the other, where they are IDX files.
+        files: That it reads, below the data root: images and labels of the training part, then of the test part, where they are
+            IDX files.
         root: The data root.
 
     Raises:
@@ -51,16 +52,25 @@ def read_parts(class_name: str, arguments: dict[str, str], files: tuple[str, ...
     """
     paths = [root / file for file in files]
     try:
-        if all(map(_is_idx, paths)):
-            return [(_read_idx(images), _read_idx(labels)) for images, labels in zip(paths[::2], paths[1::2], strict=True)]
-        parts = [_torchvision_part(class_name, arguments, root, train) for train in (True, False)]
-        return [(np.asarray(part.data), np.asarray(part.targets)) for part in parts]
+        parts = _idx_parts(paths) if all(map(_is_idx, paths)) else _torchvision_parts(class_name, arguments, root)
+        if len(sizes := {images.shape[1:] for images, _ in parts}) > 1:
+            raise ValueError(f"images of several sizes: {', '.join(map(str, sorted(sizes)))}")
+        return parts
     except Exception as error:  # what reads a file of other content may raise anything
         cause = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(
             f"dataset {class_name}: the files in {root} cannot be read ({cause}): "
             "delete them and run again, or name another folder with --data-root"
         ) from None
+
+
+def _idx_parts(paths: list[Path]) -> list[Part]:
+    return [(_read_idx(images), _read_idx(labels)) for images, labels in zip(paths[::2], paths[1::2], strict=True)]
+
+
+def _torchvision_parts(class_name: str, arguments: dict[str, str], root: Path) -> list[Part]:
+    parts = [_torchvision_part(class_name, arguments, root, train) for train in (True, False)]
+    return [(np.asarray(part.data), np.asarray(part.targets)) for part in parts]
 
 
 def _torchvision_part(class_name: str, arguments: dict[str, str], root: Path, train: bool, download: bool = False) -> Any:
@@ -85,8 +95,15 @@ def _idx_header(path: Path) -> tuple[bytes, tuple[int, ...]]:
     return head[:4], tuple(np.frombuffer(head[4:], dtype=">u4").tolist())
 
 
+def _idx_kind(sizes: tuple[int, ...]) -> bytes:
+    """The four bytes of bytes of so many dimensions."""
+    return bytes([0, 0, 8, len(sizes)])
+
+
 def _read_idx(path: Path) -> npt.NDArray[np.uint8]:
-    _, sizes = _idx_header(path)
+    kind, sizes = _idx_header(path)
+    if kind != _idx_kind(sizes):
+        raise ValueError(f"{path.name} is no IDX file of bytes")
     return np.fromfile(path, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
 
 
@@ -256,7 +273,7 @@ def _check_idx_length(path: Path) -> None:
         return
     kind, sizes = _idx_header(path)
     expected = 4 + 4 * len(sizes) + math.prod(sizes)
-    if kind != bytes([0, 0, 8, len(sizes)]) or path.stat().st_size != expected:
+    if kind != _idx_kind(sizes) or path.stat().st_size != expected:
         raise UserError(
             f"{path} is cut short or altered: it has {path.stat().st_size} bytes, its header says {expected} "
             f"({checksum_words(path)}): delete it and run again, or name another folder with --data-root"

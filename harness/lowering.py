@@ -2,7 +2,8 @@
 
 What is on one side of a convolution is laid out as rows (K, M, J), on the other as rows (K, M, I), and the weights as matrices
 (K, J, I) between them: one product leads down from large maps to small ones, its transpose back up, and the gradients are made
-of the same products. ``Patches`` and ``Whole`` are two ways to lay them out.
+of the same products. ``Patches`` and ``Whole`` are two ways to lay them out, ``filtering.Minimal`` is a third, which has several
+products for each member: a multiple of K.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Lowering(Protocol):
         """The adjoint of ``matrices``."""
 
     def small_bias(self, bias: Tensor) -> Tensor:
-        """What a bias (K, S) adds to every row of the small side, (K, I)."""
+        """What a bias (K, S) adds to every row of the small side, (K, I): what ``small_maps`` then has once in every position."""
 
 
 def convolve_as_product(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from harness import convolutions
-from harness.convolutions import ALGORITHMS, MANY_PAIRS, SMALLEST, convolve
+from harness.convolutions import ALGORITHMS, MANY_IMAGES, MANY_PAIRS, SMALLEST, convolve
 from harness.filtering import Minimal
 from harness.lowering import Geometry, Patches, Whole, cut_patches, lay_patches, product
 
@@ -147,20 +147,22 @@ def test_every_algorithm_gives_what_torch_gives_each_member(
     assert_close(by_algorithm(name, operands, geometry, transposed, dtype), expected, dtype)
 
 
+@pytest.mark.parametrize("size", ["odd, halved", "2 x 2, kept"])
 @pytest.mark.parametrize("transposed", [False, True], ids=["plain", "transposed"])
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_every_algorithm_does_without_a_bias_and_with_a_single_channel(name: str, transposed: bool) -> None:
+def test_every_algorithm_does_without_a_bias_and_with_a_single_channel(name: str, transposed: bool, size: str) -> None:
     """The same numbers, and no gradient where there is nothing to train."""
-    geometry = GEOMETRIES["odd, halved"]
+    geometry = GEOMETRIES[size]
     operands = operands_of(geometry, transposed, large_channels=1, has_bias=False)
     assert_close(by_algorithm(name, operands, geometry, transposed), by_torch(operands, geometry, transposed), torch.float32)
 
 
+@pytest.mark.parametrize("size", ["even, halved", "2 x 2, kept"])
 @pytest.mark.parametrize("transposed", [False, True], ids=["plain", "transposed"])
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_images_need_no_gradient(name: str, transposed: bool) -> None:
+def test_images_need_no_gradient(name: str, transposed: bool, size: str) -> None:
     """The weights of a first layer get the gradients that they get where its inputs are trained as well."""
-    geometry = GEOMETRIES["even, halved"]
+    geometry = GEOMETRIES[size]
     operands = operands_of(geometry, transposed)
     weight = operands.weight.clone().requires_grad_()
     ALGORITHMS[name](operands.maps, weight, operands.bias, geometry, transposed, torch.float32).backward(operands.gradient)
@@ -169,11 +171,12 @@ def test_images_need_no_gradient(name: str, transposed: bool) -> None:
     assert distance(weight.grad, by_torch(operands, geometry, transposed).weight) < ROUNDING[torch.float32]
 
 
+@pytest.mark.parametrize("size", ["odd and even, halved", "2 x 2, kept"])
 @pytest.mark.parametrize("transposed", [False, True], ids=["plain", "transposed"])
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_the_layout_in_memory_does_not_matter(name: str, transposed: bool) -> None:
+def test_the_layout_in_memory_does_not_matter(name: str, transposed: bool, size: str) -> None:
     """Maps, weights and gradients with their channels innermost give what others give."""
-    geometry = GEOMETRIES["odd and even, halved"]
+    geometry = GEOMETRIES[size]
     operands = operands_of(geometry, transposed)
     inner = operands._replace(
         maps=operands.maps.to(memory_format=torch.channels_last),
@@ -184,10 +187,11 @@ def test_the_layout_in_memory_does_not_matter(name: str, transposed: bool) -> No
     assert_close(results, by_torch(operands, geometry, transposed), torch.float32)
 
 
+@pytest.mark.parametrize("size", ["even, halved", "2 x 2, kept"])
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_no_member_sees_another(name: str) -> None:
+def test_no_member_sees_another(name: str, size: str) -> None:
     """Numbers that are not finite stay in the member that has them."""
-    geometry = GEOMETRIES["even, halved"]
+    geometry = GEOMETRIES[size]
     operands = operands_of(geometry, transposed=False)
     spoilt = operands._replace(weight=operands.weight.index_fill(0, torch.tensor([1]), float("nan")))
     clean, dirty = (by_algorithm(name, each, geometry, transposed=False) for each in (operands, spoilt))
@@ -306,11 +310,13 @@ def test_minimal_filtering_comes_back_by_its_adjoints() -> None:
 
 @pytest.mark.parametrize("transposed", [False, True], ids=["plain", "transposed"])
 def test_many_channels_on_the_smallest_maps_are_filtered(transposed: bool) -> None:
-    """From so many pairs on and on a CPU only; the numbers are those of torch."""
+    """From so many pairs on, up to so many images, on a CPU and in float32 only; the numbers are those of torch."""
     wide = MANY_PAIRS // SMALL_CHANNELS
     assert convolutions.choose(SMALLEST, (SMALL_CHANNELS, wide), transposed, "cpu") == "minimal"
     assert convolutions.choose(SMALLEST, (SMALL_CHANNELS, wide - 1), transposed, "cpu") == "matrix"
     assert convolutions.choose(SMALLEST, (SMALL_CHANNELS, wide), transposed, "cuda") == "matrix"
+    assert convolutions.choose(SMALLEST, (SMALL_CHANNELS, wide), transposed, "cpu", MANY_IMAGES) == "matrix"
+    assert convolutions.choose(SMALLEST, (SMALL_CHANNELS, wide), transposed, "cpu", dtype=torch.bfloat16) == "matrix"
     operands = operands_of(SMALLEST, transposed, large_channels=wide)
     values = convolve(*operands[:3], SMALLEST, transposed, torch.float32)
     assert distance(values, by_torch(operands, SMALLEST, transposed).values) < ROUNDING[torch.float32]

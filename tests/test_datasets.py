@@ -239,6 +239,22 @@ def test_an_altered_header_is_an_error_of_the_file(which: int, place: int, tmp_p
     assert str(path) in error_of("fashion_mnist", tmp_path)
 
 
+def test_parts_whose_images_differ_in_size_are_refused(tmp_path: Path) -> None:
+    """Each file is as its header says; one line says what the sizes are."""
+    paths = write_torchvision("kmnist", tmp_path)
+    write_idx(paths[2], pixels(TEST, 20, 28))
+    assert "(20, 28), (28, 28)" in error_of("kmnist", tmp_path)
+
+
+def test_a_file_emptied_after_it_was_checked_is_told_in_a_line(tmp_path: Path) -> None:
+    """What reads it checks its header again."""
+    paths = write_torchvision("kmnist", tmp_path)
+    class_name, arguments, files = DOWNLOADED["kmnist"]
+    paths[0].write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be read"):
+        downloads.read_parts(class_name, arguments, files, tmp_path)
+
+
 def test_labels_and_images_of_different_number_are_refused(tmp_path: Path) -> None:
     """Two whole files that do not belong together are no set."""
     paths = write_torchvision("kmnist", tmp_path)

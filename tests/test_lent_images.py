@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import pickle
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -69,15 +69,18 @@ def test_another_process_maps_what_is_lent_and_a_killed_one_leaves_no_file(tmp_p
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == ""
 
 
-@pytest.mark.parametrize("case", ["too large", "no room", "cut short"])
-def test_what_cannot_be_lent_is_read_by_each_for_itself(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@needs_linux
+@pytest.mark.parametrize("case", ["too large", "no room", "no folder", "cut short"])
+def test_what_cannot_be_lent_is_read_by_each_for_itself(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No error: a worker then has the images where it would have had them."""
     data = datasets.load("digits", "")
     monkeypatch.setattr(datasets, "_GIVEN", {})
     if case == "too large":
         monkeypatch.setattr(datasets, "LARGEST_LENT", data.pixels.images.nbytes - 1)
     if case == "no room":
-        monkeypatch.setattr(np, "save", _no_room)
+        monkeypatch.setattr(datasets, "TemporaryFile", partial(open, "/dev/full", "r+b"))
+    if case == "no folder":
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     if case == "cut short":
         monkeypatch.setattr(np, "save", _half)
     with datasets.lent(data) as borrow:
@@ -89,7 +92,3 @@ def _half(file: BinaryIO, content: Any) -> None:
     whole = io.BytesIO()
     np.lib.format.write_array(whole, content)
     file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
-
-
-def _no_room(*arguments: object) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
