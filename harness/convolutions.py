@@ -7,6 +7,7 @@ Weights are (K, S, L, kernel, kernel), with S channels on the small side and L o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -69,8 +70,9 @@ def choose(
         dtype: Of the products' operands.
     """
     positions = geometry.large[0] * geometry.large[1]
-    if geometry == SMALLEST and device == "cpu" and dtype == torch.float32:
-        return "minimal" if channels[0] * channels[1] >= MANY_PAIRS and images < MANY_IMAGES else "matrix"
+    is_exact_on_cpu = device == "cpu" and dtype == torch.float32
+    if geometry == SMALLEST and is_exact_on_cpu and math.prod(channels) >= MANY_PAIRS and images < MANY_IMAGES:
+        return "minimal"
     if positions <= geometry.kernel[0] * geometry.kernel[1]:
         return "matrix"  # no larger than the patches, and nothing to copy
     few = channels[1] <= FEW_CHANNELS

@@ -290,6 +290,7 @@ _EMNIST = tuple(
 
 
 def _torchvision(class_name: str, files: tuple[str, ...], **arguments: str) -> Dataset:
+    """A set that torchvision downloads; its files in the order of ``downloads.read_parts``."""
     return Dataset(
         read=partial(_read_downloaded, class_name, files, arguments),
         fetch=partial(downloads.fetch, class_name, arguments, files),

@@ -17,7 +17,7 @@ import pytest
 
 from harness import datasets
 
-needs_linux = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the files are found where Linux shows what is open")
+needs_linux = pytest.mark.skipif(not datasets.OPEN_FILES.is_dir(), reason="the files are found where Linux shows what is open")
 
 
 @needs_linux
@@ -44,7 +44,7 @@ def test_what_is_lent_is_had_without_its_files_and_only_for_so_long(tmp_path: Pa
 @needs_linux
 def test_another_process_maps_what_is_lent_and_a_killed_one_leaves_no_file(tmp_path: Path) -> None:
     """The lender dies by SIGKILL, which no process can clean up after."""
-    lender = "import os, pickle, signal, sys\nfrom harness import datasets\n" + (
+    lender = "import pickle, sys\nfrom harness import datasets\n" + (
         "with datasets.lent(datasets.load('digits', '')) as borrow:\n"
         "    open(sys.argv[1], 'wb').write(pickle.dumps(borrow))\n"
         "    print('lent', flush=True)\n"
