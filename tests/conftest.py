@@ -14,7 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from harness import datasets, downloads
+from harness import datasets, downloads, train_stack
 from harness.config import Placement
 from harness.library import StudyFile
 from harness.options import Request
@@ -127,3 +127,13 @@ def unpublished(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every download is refused by a port on which nothing listens."""
     point_downloads_at("http://127.0.0.1:9/", monkeypatch)
+
+
+@pytest.fixture
+def _no_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack that raises is an error, and its members are not trained one by one instead."""
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("the stack could not be trained") from None
+
+    monkeypatch.setattr(train_stack, "train_group", refuse)
