@@ -19,7 +19,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from harness import compare_options
-from harness.commands import DONE, run_command
+from harness.commands import DONE, run_as_program, run_command
 from harness.compare_options import Request
 from harness.config import HEADLINES
 from harness.disk import write_whole
@@ -204,4 +204,4 @@ def _store_studies(sweeps: Sequence[StoredSweep], request: Request) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_program(main)

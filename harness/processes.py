@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -12,6 +11,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing import connection, get_all_start_methods, parent_process, resource_tracker
 from typing import Any
 
+from harness.garbage import search_the_rest
 from harness.workers import HUGE_PAGES, TUNABLES, WORKER
 
 EXIT_SECONDS = 10
@@ -31,7 +31,7 @@ def prepare(modules: Sequence[str]) -> None:
         return
     from multiprocessing.forkserver import ensure_running, set_forkserver_preload
 
-    set_forkserver_preload(list(modules))
+    set_forkserver_preload(["harness.forks", *modules])
     with interrupts_held(), environment(TUNABLES, HUGE_PAGES):
         ensure_running()
 
@@ -74,13 +74,11 @@ def environment(name: str, value: str) -> Iterator[None]:
 def start_worker(number: int, set_up: Callable[[], None] | None) -> None:
     """Numbers the worker, leaves Ctrl-C and SIGTERM to the coordinator, and makes sure that no worker outlives it.
 
-    What was loaded before it started is left out of garbage collection, which would write to memory that workers share.
-
     Args:
         number: From 0.
         set_up: What is to be done before its first task, if anything is.
     """
-    gc.freeze()
+    search_the_rest()
     os.environ[WORKER] = str(number)
     for number_of_signal in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number_of_signal, signal.SIG_IGN)

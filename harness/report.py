@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.commands import DONE, run_command
+from harness.commands import DONE, run_as_program, run_command
 from harness.options import Parser
 from harness.rules import UserError, user_path
 
@@ -82,5 +81,4 @@ def _about(sweep: StoredSweep, uri: str) -> About:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    sys.exit(main())
+    run_as_program(main)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.commands import DONE, NOT_ALL, run_command
+from harness.commands import DONE, NOT_ALL, run_as_program, run_command
 from harness.config import HEADLINES
 from harness.options import DEVICES, Parser
 from harness.rules import UserError, unknown, user_path
@@ -194,4 +194,4 @@ def _show(found: Reproduction, request: Request) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_program(main)

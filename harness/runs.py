@@ -5,15 +5,17 @@ Every write may be done twice: MLflow keeps a metric's point of one time, step a
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+from weakref import WeakSet
 
 from harness.journal import Write
 from harness.rules import UserError, without_password
@@ -166,9 +168,26 @@ def connect(uri: str) -> MlflowClient:
 
     for name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
         logging.getLogger(name).setLevel(logging.CRITICAL)  # an error is ours to tell
+    _close_at_the_end()
     client = MlflowClient(tracking_uri=uri)
     client.search_experiments(max_results=1)
     return client
+
+
+@cache
+def _close_at_the_end() -> None:
+    """Has the process close all connections to databases when it ends: SQLite puts all that it has into its one file then."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    opened: WeakSet[Engine] = WeakSet()
+
+    def close() -> None:
+        for engine in opened:
+            engine.dispose()
+
+    event.listen(Engine, "engine_connect", lambda connection: opened.add(connection.engine))
+    atexit.register(close)
 
 
 def open_client(uri: str) -> MlflowClient:

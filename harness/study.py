@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
 import sys
 import time
@@ -16,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness import costs, options, processes
-from harness.commands import DONE, NOT_ALL, run_command
+from harness.commands import DONE, NOT_ALL, run_as_program, run_command
 from harness.library import StudyFile, list_studies, load_study
 from harness.options import Request
 from harness.rules import UserError, one_line, without_password
@@ -157,5 +156,4 @@ def _command(words: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    sys.exit(main())
+    run_as_program(main)

@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from harness import datasets, downloads, train_stack
 from harness.config import Placement
+from harness.garbage import search_seldom
 from harness.library import StudyFile
 from harness.options import Request
 from harness.plan import SweepPlan, make_plan
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from tests.stored import Stored
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+search_seldom()
 torch.set_num_threads(1)  # as in the harness itself: two threads wait for each other longer than they work
 
 

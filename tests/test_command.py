@@ -222,6 +222,7 @@ def test_sweeps_of_one_store_run_side_by_side_and_one_sweep_once(tmp_path: Path,
         has_run, was_refused = "[8/8]" in err and each.returncode == 0, REFUSED in err and each.returncode == 2
         assert has_run or was_refused or "was finished already" in out, (each.returncode, out, err)
     assert sum("[8/8]" in said[each][1] for each in (one, other)) == 1
+    assert list(tmp_path.glob("mlflow.db-*")) == []  # all is in the one file
     reader = open_reader(f"sqlite:///{tmp_path}/mlflow.db")
     assert [len(reader.trials(sweep)) for sweep in reader.sweeps("latent_sweep")] == [8, 8]
     plain = next(sweep for sweep in reader.sweeps("latent_sweep") if reader.trials(sweep)[0].params["learning_rate"] != "0.002")

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from harness.commands import INTERRUPTED, NOT_ALL, WRONG_INPUT, run_command
+from harness.garbage import FEWEST_NEW
 from harness.rules import UserError
 from tests.support import ROOT
 
@@ -54,3 +55,22 @@ def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
         process.stdout.close()
         err = process.stderr.read()
     assert (process.returncode, err) == (NOT_ALL, b"")
+
+
+def test_a_program_seldom_searches_for_garbage_and_ends_without() -> None:
+    """Also the process that workers are forks of; the exit code is the command's."""
+    code = """
+import atexit, gc
+atexit.register(lambda: print(gc.get_threshold()[0], gc.get_freeze_count() > 1000))
+"""
+    program = "from harness.commands import run_as_program; run_as_program(lambda: 3)"
+    for last, code_at_end in ((program, 3), ("import harness.forks", 0)):
+        ran = subprocess.run([sys.executable, "-c", code + last], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stdout, ran.stderr) == (code_at_end, f"{FEWEST_NEW} True\n", "")
+
+
+def test_a_program_that_has_loaded_torchs_compiler_says_nothing_at_its_end() -> None:
+    """Part of which would list all its objects if they were not freed."""
+    program = "from harness.garbage import end_without_search; end_without_search(); import torch._dynamo"
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("", "")

@@ -21,6 +21,7 @@ import pytest
 
 from harness import executors, processes
 from harness.executors import EXECUTORS, ProcessExecutor, spread_over
+from harness.garbage import AS_EVER
 from harness.workers import HUGE_PAGES, WORKER, NoWorkerError, Wanted, WorkerDiedError
 from tests.support import EXECUTOR_NAMES, ROOT
 
@@ -144,9 +145,16 @@ def test_what_is_prepared_is_loaded_once_for_all_workers() -> None:
     assert dict(os.environ) == before
     with ProcessExecutor(2) as executor:
         loaded = [executor.submit(_is_loaded, "tabnanny").result(60) for _ in range(2)]
-        assert executor.submit(gc.get_freeze_count).result(60) > 0
     assert loaded == [True, True]
     assert "tabnanny" not in sys.modules
+
+
+@pytest.mark.usefixtures("no_server")
+def test_workers_search_for_garbage_among_what_is_their_own() -> None:
+    """Though the process that they are forks of seldom searches: of theirs, tensors of any size may be garbage."""
+    with ProcessExecutor(1) as executor:
+        assert executor.submit(gc.get_freeze_count).result(60) > 0
+        assert executor.submit(gc.get_threshold).result(60) == AS_EVER
 
 
 A_TRIAL = """

@@ -19,8 +19,8 @@ from harness.samplers import SAMPLERS
 from tests.support import ROOT
 
 LEVELS = (
-    {"rules", "disk"},
-    {"commands", "config", "downloads", "arrays", "folders", "recorded", "workers", "server", "lowering", "filtering"},
+    {"rules", "disk", "garbage"},
+    {"commands", "forks", "config", "downloads", "arrays", "folders", "recorded", "workers", "server", "lowering", "filtering"},
     {
         "datasets",
         "models",
@@ -103,6 +103,7 @@ LEVELS = (
 
 OWNERS = {
     "mlflow": {"runs"},
+    "sqlalchemy": {"runs"},
     "optuna": {"samplers", "search", "sensitivity", "optuna_study"},
     "plotly": {"sensitivity"},
     "matplotlib": {"figures"},
