@@ -15,6 +15,7 @@ from harness.measures import METRICS
 from harness.search import GridSearch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["grid", "random"])
 def test_a_sweep_grows_and_every_step_has_its_price(
     sampler: str, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -31,6 +31,7 @@ def test_the_share_is_of_the_box_of_the_studys_objectives() -> None:
     assert dominated_share([worse, record_of(val__mse=0.01)]) == 0
 
 
+@pytest.mark.slow
 def test_it_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each sampler once a repeat, from another seed each time."""
     main(["--repeats", "2", "--json", str(tmp_path / "found.json"), "--", *SMALL])

@@ -13,6 +13,7 @@ from tests.stored import Stored
 from tests.support import ROOT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "tuned"])
 def test_a_sweep_is_analysed_in_a_script(stored: Stored, name: str) -> None:
     """Its table, its best trial and its model are those of the store, and Optuna draws it; of a search as of a grid."""

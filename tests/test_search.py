@@ -96,7 +96,8 @@ def failures_at_the_end(sampler: str, objectives: tuple[str, ...] = ("val/mse",)
     return sum(ended[number].status == "failed" for number in range(16, 28))
 
 
-@pytest.mark.parametrize("objectives", [("val/mse",), pytest.param(("val/mse", "transfer_accuracy"), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("objectives", [("val/mse",), ("val/mse", "transfer_accuracy")])
 @pytest.mark.parametrize("sampler", [name for name, sampler in SAMPLERS.items() if sampler.failures != "left out"])
 def test_a_model_keeps_away_from_where_trials_fail(
     sampler: str, objectives: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

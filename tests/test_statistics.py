@@ -222,6 +222,7 @@ def test_the_knee_of_a_broken_line_is_where_it_is_broken(at: float) -> None:
     assert found.at.half_width == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "studies"), [(3, 300), (6, 60)])
 def test_the_interval_of_the_knee_covers_the_truth_as_often_as_it_says(seeds: int, studies: int) -> None:
     """In simulated studies; with few seeds a bootstrap alone would cover far less."""

@@ -77,6 +77,7 @@ def test_every_study_runs_in_its_smallest_setting(name: str, tmp_path: Path, cap
     assert len({json.dumps(params, sort_keys=True) for _, params, _, _ in trials.values()}) == len(trials)
 
 
+@pytest.mark.slow
 def test_the_search_is_confirmed_in_its_smallest_setting_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its best trials come again, from fresh seeds, in rows of their own."""
     assert main(["architecture_search", "--smoke", "--executor", "inline", "--device", "cpu", "--json"]) == 0
