@@ -148,6 +148,71 @@ def test_the_trial_of_which_workers_die_fails_and_the_others_finish(
         assert len(tracker.epochs[failed.run_id]) == EPOCHS
 
 
+def die_of_labels(work: Callable[..., Any], configs: Sequence[TrialConfig], *arguments: Any) -> Any:
+    """Kills the worker whenever a trial with 20 labels and two latent units is among those that it is given."""
+    if any((config.labels, config.latent_size) == (20, 2) for config in configs):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return work(configs, *arguments)
+
+
+def make_shared(folder: Path) -> SweepPlan:
+    """Six trials of two networks, three numbers of labels each, in one group."""
+    base = replace(TINY, architecture="linear", epochs=EPOCHS)
+    file = make_study_file(folder, base=base, grid={"latent_size": (2, 3), "labels": (10, 20, 40)}, seeds=1)
+    return make_plan(file, Request(device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def shared_undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Numbers:
+    """The numbers of trials that share networks and to which nothing happens."""
+    return numbers(run(make_shared(tmp_path_factory.mktemp("shared")), Means("inline", group_size=4)))
+
+
+@pytest.mark.parametrize("when", list(WORK))
+def test_trials_that_share_a_network_lose_nothing_with_a_worker(
+    when: str, tmp_path: Path, means: Means, shared_undisturbed: Numbers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tried again together, they are what they are undisturbed, bit for bit, and each has the whole curve."""
+    tracker, display = NullTracker(), QuietDisplay()
+    monkeypatch.setattr(rounds, NAMES[when], partial(die_once, str(tmp_path / "flag"), WORK[when]))
+    assert numbers(run(make_shared(tmp_path), means, tracker, display)) == shared_undisturbed
+    assert any(f"in the {when} of trial" in note and "again" in note for note in display.notes)
+    curves = [[log.epoch for log in logs] for logs in tracker.epochs.values()]
+    assert curves == [list(range(1, EPOCHS + 1))] * 6
+
+
+@pytest.mark.parametrize("when", list(WORK))
+def test_of_trials_that_share_a_network_the_one_at_fault_fails_alone(
+    when: str, tmp_path: Path, means: Means, shared_undisturbed: Numbers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Halving parts it from those with its network, and their numbers are as they should be."""
+    monkeypatch.setattr(rounds, NAMES[when], partial(die_of_labels, WORK[when]))
+    outcome = run(make_shared(tmp_path), replace(means, retries=1))
+    (failed,) = outcome.summary.failed
+    assert (failed.trial.config.labels, failed.trial.config.latent_size) == (20, 2)
+    found = numbers(outcome)
+    assert len(found) == 5
+    for config, values in found.items():
+        assert values == pytest.approx(shared_undisturbed[config], rel=1e-3, abs=5e-3)
+
+
+def test_trials_that_share_a_network_go_on_from_their_checkpoint(
+    tmp_path: Path, means: Means, shared_undisturbed: Numbers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a stop in the middle of their training: no epoch is trained twice, and the numbers are as if there had been none."""
+    plan, means, tracker = make_shared(tmp_path), replace(means, executor="inline"), NullTracker()
+    run_until(0.1, plan, means, tracker)
+    begun: list[int] = []
+
+    def counted(configs: Sequence[TrialConfig], states: Any, *arguments: Any) -> Any:
+        begun.append(min(state.epoch for state in states) if states else 0)
+        return run_segment(configs, states, *arguments)
+
+    monkeypatch.setattr(rounds, "run_segment", counted)
+    assert numbers(run(plan, means, tracker)) == shared_undisturbed
+    assert begun == list(range(1, EPOCHS))
+
+
 def test_where_no_worker_can_be_started_no_trial_is_to_blame(
     plan: SweepPlan, means: Means, monkeypatch: pytest.MonkeyPatch
 ) -> None:
