@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,7 +117,21 @@ def processes_of(group: int) -> list[int]:
     return found
 
 
-def left_of(group: int, seconds: float = 10) -> list[int]:
+class Command(subprocess.Popen[str]):
+    """A command in a process group of its own, all of which is killed where a test fails: nobody waits for it for ever."""
+
+    def __init__(self, words: Sequence[str], **fields: Any) -> None:
+        super().__init__(words, text=True, start_new_session=True, **fields)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        """Waits for its end."""
+        if kind is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        super().__exit__(kind, error, trace)
+
+
+def left_of(group: int, seconds: float = 60) -> list[int]:
     """The processes of a group that do not end by themselves; those that saw their parent end need a moment for it."""
     end = time.monotonic() + seconds
     while (found := processes_of(group)) and time.monotonic() < end:

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support import ROOT, stored_trials
-from tests.test_command import SMALL
+from tests.support import ROOT, Command, stored_trials
+from tests.test_command import SMALL, read_until
 
 DEPLOY = ROOT / "deploy"
 SECRETS = re.findall(r"\$\{(\w+):\?", (DEPLOY / "compose.yaml").read_text())
@@ -150,10 +150,16 @@ PYTHON = """\
 #!/bin/sh
 # A sweep that ends as $SWEEP says: at the first signal, at the second, or by itself.
 [ "$1" != -c ] || exit 0
-trap 'signals="$signals."; [ "$signals" != "$SWEEP" ] || exit 130' TERM
+trap ': >"$RECORD.told"; signals="$signals."; [ "$signals" != "$SWEEP" ] || exit 130' TERM
 : >"$RECORD.begun"
 while [ -n "$SWEEP" ]; do sleep 0.1; done
 exit 1
+"""
+SLEEP = """\
+#!/bin/sh
+# The script's patience begins when the sweep has heard the first signal: two that come at once would be one.
+[ "$1" != 0.5 ] || until [ -e "$RECORD.told" ]; do /bin/sleep 0.05; done
+exec /bin/sleep "$@"
 """
 
 
@@ -178,8 +184,8 @@ def slurm(folder: Path, job: int, **programs: str) -> dict[str, str]:
 def test_a_job_is_queued_again_only_where_it_was_stopped(tmp_path: Path, sweep: str, code: int) -> None:
     """A sweep that does not come to a good place soon is told a second time. All steps have the cores of the job's tasks."""
     job = 10**8 + os.getpid()
-    environment = slurm(tmp_path, job, ray=RAY, python=PYTHON) | {"SWEEP": sweep, "HARNESS_STOP_SECONDS": "0.5"}
-    with subprocess.Popen([str(DEPLOY / "sweep.sbatch"), "any"], env=environment, stderr=subprocess.PIPE, text=True) as script:
+    environment = slurm(tmp_path, job, ray=RAY, python=PYTHON, sleep=SLEEP) | {"SWEEP": sweep, "HARNESS_STOP_SECONDS": "0.5"}
+    with Command([str(DEPLOY / "sweep.sbatch"), "any"], env=environment, stderr=subprocess.PIPE) as script:
         while sweep and not (tmp_path / "record.begun").exists():
             assert script.poll() is None
             time.sleep(0.05)
@@ -197,16 +203,28 @@ def test_a_job_is_queued_again_only_where_it_was_stopped(tmp_path: Path, sweep: 
     assert not folder.exists()
 
 
+def test_a_job_that_is_stopped_while_ray_starts_is_queued_again(tmp_path: Path) -> None:
+    """Its sweep, which is begun after that, is told at once."""
+    waiting = RAY.replace('[ -e "$RECORD.tmpdir" ]', '[ -e "$RECORD.go" ]')
+    environment = slurm(tmp_path, 10**8 + os.getpid(), ray=waiting, python=PYTHON) | {"SWEEP": "."}
+    with Command([str(DEPLOY / "sweep.sbatch"), "any"], env=environment, stderr=subprocess.PIPE) as script:
+        while not (tmp_path / "record.tmpdir").exists():
+            assert script.poll() is None
+            time.sleep(0.05)
+        script.send_signal(signal.SIGTERM)
+        (tmp_path / "record.go").touch()
+        _, err = script.communicate(timeout=60)
+    assert script.returncode in (130, 128 + signal.SIGTERM), err  # the latter where it had no time to listen
+    assert (tmp_path / "record").read_text().split()[0] == "requeue"
+
+
 @pytest.mark.cluster
 def test_the_slurm_script_runs_a_sweep(tmp_path: Path) -> None:
     """Before the time limit it is stopped in order and the job queued again; the same job goes on, to its end."""
     environment = slurm(tmp_path, os.getpid())
     words = [str(DEPLOY / "sweep.sbatch"), *SMALL, "--json"]
-    with subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
-        while not (tmp_path / "mlflow.db").exists():
-            assert job.poll() is None, job.communicate()
-            time.sleep(0.2)
-        time.sleep(3)
+    with Command(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
+        read_until(job, "8 trials")
         job.send_signal(signal.SIGTERM)
         _, err = job.communicate(timeout=120)
     assert job.returncode == 130, err
