@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from harness.garbage import end_without_search, search_seldom
+from harness.garbage import search_not_at_end, search_seldom
 from harness.rules import UserError, one_line, without_passwords
 
 DONE, NOT_ALL, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -36,7 +36,6 @@ def run_command(command: Callable[[], int], interrupted: Callable[[], str]) -> i
 
 def run_as_program(main: Callable[[], int]) -> NoReturn:
     """What ``python -m`` does: runs a command in a process that is for nothing else, and ends it with the exit code."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     search_seldom()
-    end_without_search()
+    search_not_at_end()
     sys.exit(main())

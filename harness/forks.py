@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.garbage import end_without_search, search_seldom
+from harness.garbage import search_not_at_end, search_seldom
 
 search_seldom()
-end_without_search()
+search_not_at_end()

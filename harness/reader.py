@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from harness.config import EndStatus, Trial, TrialConfig, TrialRecord
+from harness.garbage import search_not_now
 from harness.rules import UserError, without_password
-from harness.runs import RunFiles, explains, is_refusal, no_garbage_collection, open_client
+from harness.runs import RunFiles, explains, is_refusal, open_client
 from harness.store import HEALTH_TIMEOUT_SECONDS, database_path, store_uri
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ class StoreReader:
     ) -> Iterator[StoredRun]:
         token = None
         while True:
-            with no_garbage_collection():
+            with search_not_now():
                 runs = self._client.search_runs(
                     [experiment_id], wanted, view, page or RUNS_A_PAGE, order_by=list(order), page_token=token
                 )

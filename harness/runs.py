@@ -6,12 +6,10 @@ Every write may be done twice: MLflow keeps a metric's point of one time, step a
 from __future__ import annotations
 
 import atexit
-import gc
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -176,7 +174,11 @@ def connect(uri: str) -> MlflowClient:
 
 @cache
 def _close_at_the_end() -> None:
-    """Has the process close all connections to databases when it ends: SQLite puts all that it has into its one file then."""
+    """Has the process close its connections to databases when it ends: SQLite puts all that it has into its one file then.
+
+    Python would close them in its last search for garbage, which commands do without. All engines of SQLAlchemy are meant,
+    whoever made them: MLflow's cannot be told from others.
+    """
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
@@ -293,18 +295,6 @@ def source_tags() -> dict[str, str]:
     from mlflow.tracking.context.registry import resolve_tags
 
     return {str(name): str(value) for name, value in resolve_tags().items()}
-
-
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """MLflow makes some two hundred objects of a run: to look through them all again and again is most of reading them."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def explained(uri: str, error: Exception) -> UserError:
