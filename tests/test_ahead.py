@@ -150,6 +150,7 @@ def test_a_worker_that_dies_of_what_was_begun_costs_nothing(
     means, display = replace(means, executor="processes", workers=1), QuietDisplay()
     with open_executor(plan, means) as executor:
         process = executor.submit(os.getpid).result(60)
+        os.kill(process, signal.SIGSTOP)  # until it has been given what it is to die of
         workers = AheadExecutor(executor, first_calls(plan, means, plan.trials))
         os.kill(process, signal.SIGKILL)
         workers._begun.append(((run_segment, "never asked for"), executor.submit(time.sleep, 0)))

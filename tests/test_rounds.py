@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -327,7 +328,15 @@ def test_a_full_disk_stops_the_sweep_in_one_line(
     assert numbers(run(plan, means, tracker)) == undisturbed
 
 
-def test_a_sweep_is_heard_of_while_a_long_segment_runs(plan: SweepPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def run_when(flag: Path, configs: Sequence[TrialConfig], *arguments: Any) -> Any:
+    """Trains as soon as there is a file."""
+    end = time.monotonic() + 60
+    while not flag.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    return run_segment(configs, *arguments)
+
+
+def test_a_sweep_is_heard_of_while_a_long_segment_runs(plan: SweepPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Again and again: another machine must not take it for gone, and begin it as well."""
 
     class Heard(NullTracker):
@@ -340,13 +349,17 @@ def test_a_sweep_is_heard_of_while_a_long_segment_runs(plan: SweepPlan, monkeypa
         def beat(self) -> None:
             """Is called."""
             self.calls.append("beat")
+            if self.calls.count("beat") == 4:
+                flag.touch()
 
         def log_epochs(self, *arguments: Any) -> None:
             """The same."""
             super().log_epochs(*arguments)
             self.calls.append("epochs")
 
+    flag = tmp_path / "flag"
     monkeypatch.setattr(rounds, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(rounds, "run_segment", partial(run_when, flag))
     tracker = Heard()
     run(plan, Means("processes", workers=1, group_size=4), tracker)
     assert tracker.calls[: tracker.calls.index("epochs")].count("beat") > 3
