@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -75,7 +76,16 @@ class JournaledRuns:
         self._done = 0
         self._since = self._asked = self._served = -float("inf")
         self._pause = RETRY_SECONDS
-        self._has_given_up = False
+        self._has_given_up = self._is_within = False
+
+    @contextmanager
+    def as_one(self) -> Iterator[None]:
+        """For writes that are of no use by halves, such as of a trial's end: patience that ends meanwhile ends after them."""
+        self._is_within = True
+        try:
+            yield
+        finally:
+            self._is_within = False
 
     def open(self, header: Header, folders: Sequence[Path]) -> int:
         """Writes what an earlier command of the sweep has left in its journal; gives how many writes that were.
@@ -246,7 +256,7 @@ class JournaledRuns:
         """Ends the sweep, once, when the store has been away for too long or the journal has grown too large."""
         if self._journal is None or self._has_given_up:
             return
-        if self._seconds_left() <= 0:
+        if self._seconds_left() <= 0 and not self._is_within:
             why = f"for more than {self._patience.minutes:g} minutes"
         elif self._journal.size > LARGEST_JOURNAL:
             why = f"until its journal had {LARGEST_JOURNAL / 1024**3:g} GiB"

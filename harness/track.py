@@ -11,7 +11,7 @@ import platform
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from harness import provenance
@@ -161,9 +161,10 @@ class MlflowTracker:
         tags |= {PRUNED_TAG: "true"} if result.status == "pruned" else {}
         if result.host:
             tags |= {HOST_TAG: result.host, DEVICE_NAME_TAG: result.device_name}
-        self._log_batch(run_id, finals + curves, tags)
-        self._log_files(run_id, result.artifacts)
-        self._set_status(run_id, ENDS[result.status])
+        with self._journaled.as_one() if self._journaled else nullcontext():
+            self._log_batch(run_id, finals + curves, tags)
+            self._log_files(run_id, result.artifacts)
+            self._set_status(run_id, ENDS[result.status])
         failed_before = trial.number in self._failed_before
         return TrialRecord(run_id, trial, result.status, finite(result.metrics), result.reason, failed_before)
 

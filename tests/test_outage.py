@@ -257,6 +257,19 @@ def test_results_of_a_store_that_does_not_come_back_are_in_a_journal(
     assert journals(database.parent) == []
 
 
+def test_a_trial_that_ends_as_patience_does_is_kept_whole(
+    plan: SweepPlan, database: Path, undisturbed: dict[str, tuple[Any, ...]]
+) -> None:
+    """Its training is done: half of its end would be worth nothing. The sweep ends with the next write after it."""
+    uri = f"sqlite:///{database}"
+    tracker = FaultyTracker(uri, patience([], 0), lambda: locked(database), last=99)
+    with pytest.raises(StoreError, match="it was away for more than 0 minutes"):
+        run_sweep(plan, INLINE, tracker, QuietDisplay())
+    tracker.mend()
+    assert run_sweep(plan, INLINE, MlflowTracker(uri, patience([])), QuietDisplay()).kept == 2
+    assert stored_trials(uri) == undisturbed
+
+
 def test_a_journal_that_grows_too_large_ends_the_sweep(
     plan: SweepPlan, database: Path, undisturbed: dict[str, tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
