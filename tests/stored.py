@@ -121,7 +121,7 @@ def _search_space(trial: Any) -> TrialConfig:
 def many_trials(stored: Stored, folder: Path, count: int) -> Stored:
     """A copy of the store in which the grid has so many trials: copies of its own with other seeds, and the same numbers."""
     copy = stored.copied(folder)
-    ids = list(stored.run_ids(stored.grid).items())
+    ids = sorted(stored.run_ids(stored.grid).items())  # SQLite gives them in the order of their random ids
     with closing(sqlite3.connect(copy.database)) as connection, connection:
         for number in range(len(ids), count):
             _copy_run(connection, ids[number % len(ids)][1], f"{number:032x}", number, 3 + number // len(ids))
