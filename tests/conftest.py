@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from filelock import FileLock
+from hypothesis import settings
 
 from harness import datasets, downloads, train_stack
 from harness.config import Placement
@@ -31,12 +32,15 @@ if TYPE_CHECKING:
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 search_seldom()
+settings.register_profile("same", derandomize="OTHER_EXAMPLES" not in os.environ, deadline=None, database=None)
+settings.load_profile("same")  # the same examples every time, or others where the variable is set
 torch.set_num_threads(1)  # as in the harness itself: two threads wait for each other longer than they work
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Runs every test in a folder of its own, with no tracking store named."""
+    """Runs every test in a folder of its own, with no tracking store named, and with the same chance wherever it runs."""
+    torch.manual_seed(0)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
 

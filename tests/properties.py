@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=12)
 
 def for_all(count: int, values: st.SearchStrategy[Any], check: Callable[[Any], None]) -> None:
     """Tries a check on so many values: the same ones every time, or others where ``OTHER_EXAMPLES`` is set."""
-    of = settings(
-        max_examples=count,
-        deadline=None,
-        database=None,
-        derandomize="OTHER_EXAMPLES" not in os.environ,
-        suppress_health_check=list(HealthCheck),
-    )
+    of = settings(max_examples=count, suppress_health_check=list(HealthCheck))
     of(given(values)(check))()
 
 

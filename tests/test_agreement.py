@@ -42,7 +42,7 @@ def test_cka_is_that_of_the_definition_by_kernels() -> None:
     assert linear_cka(first, second) == pytest.approx(expected)
 
 
-@settings(max_examples=25, deadline=None, database=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), scale=st.floats(0.01, 100))
 def test_cka_does_not_see_how_codes_are_turned(seed: int, scale: float) -> None:
     """Turned, mirrored, scaled as a whole and moved they agree fully; with one unit scaled alone they do not."""
@@ -52,7 +52,7 @@ def test_cka_does_not_see_how_codes_are_turned(seed: int, scale: float) -> None:
     assert linear_cka(codes, codes * [10, 1, 1, 1]) < 1 - 1e-6
 
 
-@settings(max_examples=25, deadline=None, database=None)
+@settings(max_examples=25)
 @given(st.integers(0, 1000))
 def test_the_best_match_does_not_see_the_order_the_scale_and_the_sign_of_units(seed: int) -> None:
     """Units of their own agree fully in any order; turned by a rotation that mixes them they do not."""

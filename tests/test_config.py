@@ -51,7 +51,7 @@ def is_allowed(fields: dict[str, Any]) -> bool:
 CONFIGS = st.fixed_dictionaries({name: values_of(rule) for name, rule in RULES.items()}).filter(is_allowed)
 
 
-@settings(max_examples=100, deadline=None, database=None)
+@settings(max_examples=100)
 @given(CONFIGS)
 def test_a_configuration_survives_text_and_pickle(fields: dict[str, Any]) -> None:
     """Whatever the fields hold, text and pickle give back an equal configuration with an equal key."""
@@ -60,7 +60,7 @@ def test_a_configuration_survives_text_and_pickle(fields: dict[str, Any]) -> Non
         assert (again, key_of(again)) == (config, key_of(config))
 
 
-@settings(max_examples=50, deadline=None, database=None)
+@settings(max_examples=50)
 @given(CONFIGS)
 def test_the_text_of_a_configuration_has_every_field(fields: dict[str, Any]) -> None:
     """Text is written for every field and no word of it is Python's None, True or False."""

@@ -251,7 +251,7 @@ def geometries(draw: st.DrawFn) -> Geometry:
     return Geometry(*zip(*axes, strict=True))
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60)
 @given(geometries())
 def test_cutting_and_laying_patches_are_adjoint(geometry: Geometry) -> None:
     """<P x, y> = <x, P* y> for all x and y."""
@@ -263,7 +263,7 @@ def test_cutting_and_laying_patches_are_adjoint(geometry: Geometry) -> None:
     assert float(one) == pytest.approx(float(other), rel=1e-10, abs=1e-10)
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60)
 @given(geometries(), st.booleans(), st.sampled_from(list(ALGORITHMS)))
 def test_any_size_is_convolved_as_torch_does(geometry: Geometry, transposed: bool, name: str) -> None:
     """Also with strides longer than the kernel and paddings wider than it."""
@@ -271,7 +271,7 @@ def test_any_size_is_convolved_as_torch_does(geometry: Geometry, transposed: boo
     assert_close(by_algorithm(name, operands, geometry, transposed), by_torch(operands, geometry, transposed), torch.float32)
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60)
 @given(geometries(), st.sampled_from([Patches, Whole]))
 def test_what_comes_back_from_matrices_is_the_adjoint_of_what_went_in(
     geometry: Geometry, kind: type[Patches] | type[Whole]

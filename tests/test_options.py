@@ -180,7 +180,7 @@ WORDS = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None, database=None)
+@settings(max_examples=200)
 @given(st.lists(WORDS, max_size=7))
 def test_any_words_give_a_request_or_an_error_for_the_user(words: list[str]) -> None:
     """Nothing but UserError comes out, save the exit of a command line that asks for help."""

@@ -21,7 +21,7 @@ def test_the_front_by_hand() -> None:
     assert front([]) == []
 
 
-@settings(max_examples=100, deadline=None, database=None)
+@settings(max_examples=100)
 @given(POINTS)
 def test_every_point_is_on_the_front_or_dominated_by_one_that_is(points: list[tuple[int, ...]]) -> None:
     """And no point of the front is dominated by any."""
@@ -40,7 +40,7 @@ def test_the_hypervolume_by_hand() -> None:
     assert hypervolume([(0.25,), (0.5,)], (1,)) == 0.75
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60)
 @given(POINTS)
 def test_the_hypervolume_counts_the_cells_that_are_dominated(points: list[tuple[int, ...]]) -> None:
     """On a grid of whole numbers it is the number of unit cells above some point."""

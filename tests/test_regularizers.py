@@ -56,7 +56,7 @@ def test_the_penalty_is_the_mean_square_off_the_diagonal(kind: str, matrix: Call
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
-@settings(max_examples=30, deadline=None, database=None)
+@settings(max_examples=30)
 @given(scale=st.floats(0.1, 10), seed=st.integers(0, 1000))
 def test_shrinking_the_codes_lowers_one_penalty_and_not_the_other(scale: float, seed: int) -> None:
     """Covariances go with the fourth power of the scale when squared; correlations do not change."""

@@ -69,7 +69,7 @@ def test_the_probe_is_least_squares_on_classes() -> None:
     assert 0.4 < expected < 1
 
 
-@settings(max_examples=20, deadline=None, database=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_no_rotation_and_no_whitening_changes_the_probe(seed: int) -> None:
     """As long as there are more labelled codes than units: the same classes for the same images."""

@@ -20,7 +20,7 @@ SEEDS = st.integers(0, 2**31)
 COUNTS = st.integers(40, 250)
 SHARES = st.none() | st.floats(0.5, 0.9)
 
-quickly = settings(max_examples=20, deadline=None, database=None)
+quickly = settings(max_examples=20)
 
 
 def _toy(count: int, classes: int = 3, test_from: int | None = None, first_label: int = 0) -> ImageSet:

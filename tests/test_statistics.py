@@ -69,7 +69,7 @@ def test_a_higher_confidence_reaches_further() -> None:
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
-@settings(max_examples=25, deadline=None, database=None)
+@settings(max_examples=25)
 @given(NUMBERS)
 def test_the_interval_lies_around_the_mean(values: list[float]) -> None:
     """The mean is NumPy's, lies within the values, and halves the interval."""

@@ -80,7 +80,7 @@ def one_layer(layers: list[nn.Linear]) -> nn.Linear:
     return one
 
 
-@settings(max_examples=40, deadline=None, database=None)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=2, max_size=6),
     is_affine=st.booleans(),
@@ -265,7 +265,7 @@ def best_decoder(seed: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     return loss_of_weights(net.decoder, codes, images)
 
 
-@settings(max_examples=25, deadline=None, database=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31 - 1), radius=st.floats(1e-2, 1.0))
 def test_where_the_hessian_is_positive_definite_all_nearby_loss_is_larger(seed: int, radius: float) -> None:
     """The second-order sufficient condition: gradient 0 and Hessian positive definite make a strict local minimum."""
@@ -291,7 +291,7 @@ def best_sigmoid_decoder(seed: int) -> tuple[Callable[[Tensor], Tensor], Tensor]
     return loss, at
 
 
-@settings(max_examples=25, deadline=None, database=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31 - 1), radius=st.floats(1e-4, 1e-3))
 def test_where_the_loss_is_not_quadratic_the_condition_holds_nearby(seed: int, radius: float) -> None:
     """At the optimum of a sigmoid decoder: within a small radius half of what the Hessian promises is left at the least.
