@@ -37,6 +37,11 @@ settings.load_profile("same")  # the same examples every time, or others where t
 torch.set_num_threads(1)  # as in the harness itself: two threads wait for each other longer than they work
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: at the end there is then no process of the tests without work beside one with a long one."""
+    items.sort(key=lambda item: item.path.name != "test_kills.py")
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Runs every test in a folder of its own, with no tracking store named, and with the same chance wherever it runs."""
