@@ -131,7 +131,7 @@ class Command(subprocess.Popen[str]):
         super().__exit__(kind, error, trace)
 
 
-def left_of(group: int, seconds: float = 60) -> list[int]:
+def left_of(group: int, seconds: float = 10) -> list[int]:
     """The processes of a group that do not end by themselves; those that saw their parent end need a moment for it."""
     end = time.monotonic() + seconds
     while (found := processes_of(group)) and time.monotonic() < end:

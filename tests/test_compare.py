@@ -237,19 +237,19 @@ def test_formats_are_those_that_the_command_line_knows() -> None:
 
 @pytest.mark.parametrize("module", ["compare", "reproduce"])
 def test_help_loads_nothing_that_is_slow(module: str) -> None:
-    """It answers without torch, MLflow, Optuna or pandas."""
+    """It answers within a third of a second of the processor's time, and without torch, MLflow, Optuna or pandas."""
     code = (
-        f"import sys, contextlib; from harness import {module}\n"
+        f"import sys, time, contextlib; from harness import {module}\n"
         "with contextlib.suppress(SystemExit):\n"
         f"    {module}.main(['--help'])\n"
         "slow = [name for name in ('torch', 'mlflow', 'optuna', 'pandas', 'rich', 'numpy') if name in sys.modules]\n"
-        "print(slow)"
+        "print(slow, time.process_time() < 0.3)"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert ran.stdout.startswith(f"usage: python -m harness.{module}")
-    assert ran.stdout.endswith("[]\n")
+    assert ran.stdout.endswith("[] True\n")
 
 
 def test_a_sweep_is_a_data_frame(runs: pd.DataFrame, stored: Stored) -> None:
@@ -269,11 +269,11 @@ def test_a_sweep_is_a_data_frame(runs: pd.DataFrame, stored: Stored) -> None:
 
 
 def test_a_thousand_runs_take_seconds(stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """From the store to the tables, with everything loaded already: some seconds of a processor."""
+    """From the store to the tables, with everything loaded already: far below ten seconds."""
     copy = many_trials(stored, tmp_path, 1000)
     started = time.process_time()
     out, _ = run(["tiny", "--csv", "--tracking-uri", copy.uri], capsys)
-    assert time.process_time() - started < 20
+    assert time.process_time() - started < 8
     rows = [row for row in csv.DictReader(out.splitlines()) if row["metric"] == LOSS]
     assert sum(int(row["trials"]) for row in rows) == 1000
 

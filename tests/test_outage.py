@@ -329,7 +329,7 @@ def test_ctrl_c_ends_the_waiting_for_a_store(plan: SweepPlan, database: Path, un
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run_sweep(plan, INLINE, tracker, ImpatientDisplay(), stop)
-    assert time.monotonic() - began < 600
+    assert time.monotonic() - began < 30
     tracker.mend()
     assert len(journals(database.parent)) == 1
     assert run_sweep(plan, INLINE, MlflowTracker(uri, patience([])), QuietDisplay()).kept == 4

@@ -179,7 +179,7 @@ def test_the_seconds_are_each_members_share(placement: Placement) -> None:
     took = time.perf_counter() - started
     seconds = {log.seconds for own in logs for log in own}
     assert len(seconds) == 1
-    assert 0 < sum(state.seconds for state in after) <= took
+    assert 0.2 * took < sum(state.seconds for state in after) <= took
 
 
 @stack_only
