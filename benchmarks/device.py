@@ -156,7 +156,6 @@ def measure_layers(images_side: int, device: str, members: int, batch: int) -> l
         title = f"{wide} x {side} x {side}, {narrow} x {small} x {small}{' back' if transposed else ''}"
         row: dict[str, Any] = {"layer": title, "chosen": chosen}
         left_out = {"matrix"} if small * small > SMALL else set()  # it would be larger than the maps
-        left_out |= set() if geometry == convolutions.SMALLEST else {"minimal"}  # it would be the matrix
         for name, algorithm in convolutions.ALGORITHMS.items():
             if name not in left_out:
                 step = partial(_forward_and_backward, algorithm, maps, weight, geometry, transposed)

@@ -7,14 +7,13 @@ Weights are (K, S, L, kernel, kernel), with S channels on the small side and L o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.filtering import Minimal
+from harness.compiled import convolve_compiled, in_use
 from harness.lowering import Geometry, Pair, Patches, Whole, convolve_as_product
 
 SMALL_MAP, SMALL_MAP_OF_FEW = 16, 64
@@ -26,13 +25,6 @@ FEW_CHANNELS = 3
 MANY_IMAGES = 256
 """Of each member, from which on a CPU copies of patches no longer stay in its cache: where no gradients are wanted, torch's own
 convolution is then the faster one, and on the way back to large maps, as on the smallest, the matrix."""
-
-SMALLEST = Geometry(kernel=(3, 3), stride=(1, 1), padding=(1, 1), large=(2, 2), small=(2, 2))
-"""The last convolutions of encoders whose maps were halved as often as they can be."""
-
-MANY_PAIRS = 64 * 64
-"""Pairs of channels from which on, on a CPU, the products that minimal filtering saves take longer than its sums: in float32,
-for in bfloat16 the sums are rounded as well."""
 
 
 def convolve(
@@ -59,7 +51,7 @@ def convolve(
 def choose(
     geometry: Geometry, channels: Pair, transposed: bool, device: str, images: int = 0, dtype: torch.dtype = torch.float32
 ) -> str:
-    """Names the algorithm that is fastest: by count of operations on small maps, as measured on others.
+    """Names the algorithm that is fastest: the compiled one; else by count of operations on small maps, as measured on others.
 
     Args:
         geometry: The sizes.
@@ -69,10 +61,9 @@ def choose(
         images: Of each member, where no gradients are wanted; else 0.
         dtype: Of the products' operands.
     """
+    if in_use(device, dtype):
+        return "compiled"
     positions = geometry.large[0] * geometry.large[1]
-    is_exact_on_cpu = device == "cpu" and dtype == torch.float32
-    if geometry == SMALLEST and is_exact_on_cpu and math.prod(channels) >= MANY_PAIRS and images < MANY_IMAGES:
-        return "minimal"
     if positions <= geometry.kernel[0] * geometry.kernel[1]:
         return "matrix"  # no larger than the patches, and nothing to copy
     few = channels[1] <= FEW_CHANNELS
@@ -90,14 +81,6 @@ def by_matrix(
 ) -> Tensor:
     """On small maps a convolution is best made the matrix that it is: one product, no patches, no wasted taps."""
     return convolve_as_product(maps, weight, bias, Whole(geometry, len(weight)), transposed, dtype)
-
-
-def by_minimal_filtering(
-    maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool, dtype: torch.dtype
-) -> Tensor:
-    """On maps of 2 x 2, where a matrix is still more products than there need be; elsewhere the matrix."""
-    lowering = Minimal(len(weight)) if geometry == SMALLEST else Whole(geometry, len(weight))
-    return convolve_as_product(maps, weight, bias, lowering, transposed, dtype)
 
 
 def by_patches(
@@ -137,12 +120,19 @@ def _convolve_natively(
     return functional.conv2d(maps, weight, bias, geometry.stride, geometry.padding, groups=groups)
 
 
+def by_kernels(
+    maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool, dtype: torch.dtype
+) -> Tensor:
+    """Compiled for this processor: no patches and no taps beside the map. It computes in float32, whatever is rounded before."""
+    return convolve_compiled(maps.to(dtype).float(), weight.to(dtype).float(), bias, geometry, transposed)
+
+
 Algorithm = Callable[[Tensor, Tensor, Tensor | None, Geometry, bool, torch.dtype], Tensor]
 
 ALGORITHMS: dict[str, Algorithm] = {
     "matrix": by_matrix,
-    "minimal": by_minimal_filtering,
     "patches": by_patches,
     "native": by_members,
     "grouped": by_groups,
+    "compiled": by_kernels,
 }

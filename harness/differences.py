@@ -22,6 +22,7 @@ TAGS = {
     "harness.device_name": "device's model",
     "harness.trainer": "trainer",
     "harness.precision": "precision",
+    "harness.kernels": "kernels",
 }
 CHECKSUMS = ("mlflow.source.git.commit", "harness.git_diff")
 

@@ -2,8 +2,7 @@
 
 What is on one side of a convolution is laid out as rows (K, M, J), on the other as rows (K, M, I), and the weights as matrices
 (K, J, I) between them: one product leads down from large maps to small ones, its transpose back up, and the gradients are made
-of the same products. ``Patches`` and ``Whole`` are two ways to lay them out, ``filtering.Minimal`` is a third, which has several
-products for each member: a multiple of K.
+of the same products. ``Patches`` and ``Whole`` are two ways to lay them out.
 """
 
 from __future__ import annotations
@@ -307,3 +306,13 @@ def _overhang(geometry: Geometry) -> Pair:
         max(0, (small - 1) * stride + kernel - padding - large)
         for kernel, stride, padding, large, small in zip(*geometry, strict=True)
     )
+
+
+def to_rows(maps: Tensor, members: int) -> Tensor:
+    """Maps (K * B, C, ...) as rows (K, N, C), a row for each position of an image."""
+    return maps.movedim(1, -1).reshape(members, -1, maps.shape[1])
+
+
+def from_rows(rows: Tensor, shape: torch.Size) -> Tensor:
+    """Back to maps of a shape (K * B, C, ...); no view, which a layer after it could not change in place."""
+    return rows.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1).data

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from harness.compiled import kernels_wanted
 from harness.workers import WORKER
 
 _BACKENDS: Any = torch.backends  # torch's own types lack what is set below
@@ -22,7 +23,7 @@ FLOAT32_ERROR = 1e-5
 
 
 @contextmanager
-def computing_on(device: str) -> Iterator[None]:
+def computing_on(device: str, kernels: str = "auto") -> Iterator[None]:
     """Torch's settings for a while.
 
     On a CPU one thread and deterministic algorithms, so that every executor gives the same bits; what was set before is put back
@@ -30,13 +31,15 @@ def computing_on(device: str) -> Iterator[None]:
 
     Args:
         device: As in ``Placement``.
+        kernels: As in ``Placement``.
     """
     if device != "cpu":
         torch.cuda.set_device(int(os.environ.get(WORKER, "0")) % torch.cuda.device_count())  # "cuda" is this one from now on
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         yield
         return
-    with _one_thread(), _deterministic(), _products("bf16" if onednn_keeps_float32() else _products_now()):
+    products = "bf16" if onednn_keeps_float32() else _products_now()
+    with _one_thread(), _deterministic(), _products(products), kernels_wanted(kernels == "auto"):
         yield
 
 

@@ -13,6 +13,7 @@ from harness.rules import LONGEST_SHOWN, Rule, UserError, is_text, shown, unknow
 DEVICES = ("auto", "cpu", "cuda")
 TRAINERS = ("stacked", "plain")
 PRECISIONS = ("auto", "float32", "bfloat16")
+KERNELS = ("auto", "torch")
 
 OUTAGE_MINUTES = 30.0
 """So long a sweep goes on without its store, where nothing else is said."""
@@ -48,6 +49,7 @@ class Request:
         device: One of ``DEVICES``.
         trainer: One of ``TRAINERS``.
         precision: One of ``PRECISIONS``.
+        kernels: One of ``KERNELS``.
         executor: Name of an executor.
         ray_address: Of the Ray cluster; empty for one of the command's own.
         resources: What a task takes of a node of the cluster, by name.
@@ -73,6 +75,7 @@ class Request:
     device: str = "auto"
     trainer: str = "stacked"
     precision: str = "auto"
+    kernels: str = "auto"
     executor: str = "processes"
     ray_address: str = ""
     resources: dict[str, float] = field(default_factory=dict)
@@ -140,6 +143,7 @@ def parse(words: Sequence[str]) -> Request:
         device=_one_of("--device", options.device, DEVICES),
         trainer=_one_of("--trainer", options.trainer, TRAINERS),
         precision=_one_of("--precision", options.precision, PRECISIONS),
+        kernels=_one_of("--kernels", options.kernels, KERNELS),
         executor=options.executor,
         ray_address=options.ray_address or "",
         resources=_resources(options.resources),
@@ -261,6 +265,12 @@ def _parser() -> Parser:
     )
     where.add_argument(
         "--precision", default="auto", metavar="NAME", help="of products in training: float32 (default auto) or bfloat16"
+    )
+    where.add_argument(
+        "--kernels",
+        default="auto",
+        metavar="NAME",
+        help="of stacks on a CPU: auto (default) compiles them for this processor where there is a C++ compiler; torch does not",
     )
     where.add_argument("--executor", default="processes", metavar="NAME", help="inline, processes (default) or ray")
     where.add_argument(

@@ -125,6 +125,7 @@ def make_plan(file: StudyFile, request: Request) -> SweepPlan:
         device=device,
         trainer=request.trainer,
         precision=choose_precision(request.precision, device, request.trainer),
+        kernels=request.kernels,
     )
     datasets.prepare(study.base.dataset, placement.data_root)
     data = datasets.load(study.base.dataset, placement.data_root, study.base.image_size)
@@ -253,7 +254,7 @@ def _what_changes_results(plan: SweepPlan) -> dict[str, Any]:
         "study": study.name,
         "data": plan.placement.data_fingerprint,
         "device": plan.placement.device.partition(":")[0],
-        "computed": [plan.placement.trainer, plan.placement.precision],
+        "computed": [plan.placement.trainer, plan.placement.precision, *(["torch"] if plan.placement.kernels == "torch" else [])],
         "sampler": study.sampler,
         **({"measures": sorted(study.measures)} if study.measures else {}),
     }

@@ -12,7 +12,7 @@ from harness import __version__
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "optuna", "mlflow")
 
-RESULTS_VERSION = 9
+RESULTS_VERSION = 10
 """Raised whenever a change of the harness changes a trial's numbers, so that old and new ones are never mixed."""
 
 LONGEST_DIFF = 1_000_000

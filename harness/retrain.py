@@ -73,6 +73,7 @@ def find_recipe(reader: StoreReader, run: StoredRun) -> Recipe:
         data_fingerprint=sweep.tags.get("harness.data_fingerprint", ""),
         trainer=run.tags.get("harness.trainer", "stacked"),
         precision=precision,
+        kernels="auto" if run.tags.get("harness.kernels", "compiled") == "compiled" else "torch",
     )
     return Recipe(run, sweep, tuple(members), placement, group_name(members) == name, pruned)
 

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from harness.compiled import in_use, normalize_compiled
 from harness.convolutions import convolve
 from harness.groups import SMALL_IMAGE
-from harness.lowering import Geometry, Pair, product
+from harness.lowering import Geometry, Pair, from_rows, product, to_rows
 
 
 class Twin(nn.Module):
@@ -120,11 +121,12 @@ class StackedBatchNorm(Twin):
             return maps.relu_() if self.rectified else maps
         weight, bias = self.get_parameter("weight"), self.get_parameter("bias")
         if self.training:
-            normal, mean, variance = cast(tuple[Tensor, ...], _Normalize.apply(maps, weight, bias, self.eps, self.rectified))
+            normalize = normalize_compiled if in_use(maps.device.type, maps.dtype) else _normalize
+            normal, mean, variance = normalize(maps, weight, bias, self.eps, self.rectified)
             self._follow(mean, variance, maps.numel() // mean.numel())
-            return _from_rows(normal, maps)
+            return normal
         scale, shift = (each.unsqueeze(1) for each in self.affine())
-        normal = _from_rows(torch.addcmul(shift, _to_rows(maps, self.members), scale), maps)
+        normal = from_rows(torch.addcmul(shift, to_rows(maps, self.members), scale), maps.shape)
         return normal.relu_() if self.rectified else normal
 
     def affine(self) -> tuple[Tensor, Tensor]:
@@ -139,17 +141,17 @@ class StackedBatchNorm(Twin):
         self.get_buffer("num_batches_tracked").add_(1)
 
 
+def _normalize(maps: Tensor, weight: Tensor, bias: Tensor, eps: float, rectified: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``compiled.normalize_compiled``, on any device."""
+    return cast(tuple[Tensor, Tensor, Tensor], _Normalize.apply(maps, weight, bias, eps, rectified))
+
+
 class _Normalize(torch.autograd.Function):
-    """Batch norm in training mode of maps (K * B, C, ...), and ReLU after it, as rows (K, N, C).
-
-    Also gives mean and biased variance, (K, C).
-    """
-
     @staticmethod
     def forward(
         context: Any, maps: Tensor, weight: Tensor, bias: Tensor, eps: float, rectified: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        rows = _to_rows(maps, len(weight))
+        rows = to_rows(maps, len(weight))
         mean = rows.mean(dim=1, keepdim=True)
         normal = rows - mean
         variance = normal.square().mean(dim=1, keepdim=True)
@@ -162,8 +164,7 @@ class _Normalize(torch.autograd.Function):
         mean, variance = mean.squeeze(1), variance.squeeze(1)
         context.mark_non_differentiable(mean, variance)
         context.set_materialize_grads(False)
-        context.shape = maps.movedim(1, -1).shape
-        return result, mean, variance
+        return from_rows(result, maps.shape), mean, variance
 
     @staticmethod
     @once_differentiable
@@ -171,25 +172,15 @@ class _Normalize(torch.autograd.Function):
         normal, weight, inverse, result = context.saved_tensors
         if gradients[0] is None:
             return None, None, None, None, None
-        gradient = gradients[0].contiguous()
+        gradient = to_rows(gradients[0], len(weight))
         if result is not None:
             gradient = torch.ops.aten.threshold_backward(gradient, result, 0)
         to_bias = gradient.sum(dim=1, keepdim=True)
         to_weight = (gradient * normal).sum(dim=1, keepdim=True)
         scale = weight.unsqueeze(1) * inverse
         count = normal.shape[1]
-        to_rows = (gradient * scale).sub_(scale * to_bias / count).addcmul_(normal, scale * to_weight / count, value=-1)
-        return to_rows.view(context.shape).movedim(-1, 1), to_weight.squeeze(1), to_bias.squeeze(1), None, None
-
-
-def _to_rows(maps: Tensor, members: int) -> Tensor:
-    """(K * B, C, ...) as (K, N, C)."""
-    return maps.movedim(1, -1).reshape(members, -1, maps.shape[1])
-
-
-def _from_rows(rows: Tensor, like: Tensor) -> Tensor:
-    """Back to (K * B, C, ...)."""
-    return rows.view(like.movedim(1, -1).shape).movedim(-1, 1)
+        gradient_of_rows = (gradient * scale).sub_(scale * to_bias / count).addcmul_(normal, scale * to_weight / count, value=-1)
+        return from_rows(gradient_of_rows, gradients[0].shape), to_weight.squeeze(1), to_bias.squeeze(1), None, None
 
 
 class OneByOne(nn.Module):
@@ -312,10 +303,12 @@ def lend_weights(net: nn.Module, members: Sequence[nn.Module]) -> None:
 def is_faster_apart(inputs: Tensor) -> bool:
     """Whether one member after the other is evaluated sooner on inputs (N, ...) than all at once.
 
-    On a CPU what a layer makes of a few hundred large images stays in the cache for the next one where it is one member's. Codes
-    (N, d) are small, and those of a stack are filled up to one size, which no member alone would take.
+    Torch's convolutions on a CPU are sooner done where what a layer makes of a few hundred large images stays in the cache for
+    the next one, as one member's does. Codes (N, d) are small, and those of a stack are filled up to one size, which no member
+    alone would take.
     """
-    return inputs.device.type == "cpu" and inputs.dim() > 2 and inputs[0].numel() > SMALL_IMAGE
+    is_large = inputs.dim() > 2 and inputs[0].numel() > SMALL_IMAGE
+    return is_large and inputs.device.type == "cpu" and not in_use("cpu", inputs.dtype)
 
 
 def stack_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

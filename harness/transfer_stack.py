@@ -25,7 +25,7 @@ from harness.transfer import (
 NETS_AT_ONCE, NETS_AT_ONCE_ON_GPU = 20, 1024
 """Nets in a stack: on a CPU few enough that their weights stay near it, on a GPU as many as there may be."""
 
-BLOCK, BLOCK_ON_GPU, BLOCK_ALONE = 2**15, 2**18, 2**18
+BLOCK, BLOCK_ON_GPU, BLOCK_ALONE = 2**16, 2**18, 2**18
 """Numbers in the inputs of each net that are evaluated at a time: a CPU keeps those of a stack, or of one net, in its cache."""
 
 

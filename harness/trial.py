@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from harness import datasets, provenance
+from harness import compiled, datasets, provenance
 from harness.artifacts import failure_artifacts, trial_artifacts
 from harness.config import STAGE_METRICS, EpochLog, Placement, TrialConfig, TrialResult
 from harness.evaluation import Evaluation, measure_transfers
@@ -71,7 +71,7 @@ def run_segment(
         placement: Where the images are and where to train.
         at_once: Members to train as one stack at the most, as the segment before has found; 0 for all.
     """
-    with computing_on(placement.device):
+    with computing_on(placement.device, placement.kernels):
         material = gather(configs[0], placement)
         if states is None:
             states = [_begin(config, material) for config in configs]
@@ -136,15 +136,23 @@ def evaluate_group(
         placement: Where the images are and where to compute.
         measures: The ``measures.GROUPS`` to measure as well.
     """
-    with computing_on(placement.device):
+    with computing_on(placement.device, placement.kernels):
         material = gather(configs[0], placement)
         begun = [_load(config, state, material) for config, state in zip(configs, states, strict=True)]
         alive = [each for each in begun if isinstance(each, Evaluation)]
         if alive and placement.trainer != "plain":
             _transfer_together(alive, PRECISIONS[placement.precision])
         results = [each if isinstance(each, TrialResult) else _evaluate(each, measures) for each in begun]
+        kernels = described_kernels(placement)
     host, device_name = platform.node(), provenance.device_name(placement.device)
-    return [replace(result, host=host, device_name=device_name) for result in results]
+    return [replace(result, host=host, device_name=device_name, kernels=kernels) for result in results]
+
+
+def described_kernels(placement: Placement) -> str:
+    """What does the work of stacks there, as ``compiled.described`` says it; empty on a GPU."""
+    if placement.device != "cpu":
+        return ""
+    return "torch" if placement.trainer == "plain" or placement.kernels == "torch" else compiled.described()
 
 
 def _load(config: TrialConfig, state: TrainState, material: Material) -> Evaluation | TrialResult:

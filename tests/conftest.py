@@ -16,6 +16,7 @@ from filelock import FileLock
 from hypothesis import settings
 
 from harness import datasets, downloads, train_stack
+from harness.compiled import kernels_wanted
 from harness.config import Placement
 from harness.garbage import search_seldom
 from harness.library import StudyFile
@@ -48,6 +49,13 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     torch.manual_seed(0)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def each_way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With the compiled kernels and without them."""
+    with kernels_wanted(request.param == "compiled"):
+        yield
 
 
 @pytest.fixture(scope="session")

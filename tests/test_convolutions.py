@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from harness import convolutions
-from harness.convolutions import ALGORITHMS, MANY_IMAGES, MANY_PAIRS, SMALLEST, convolve
-from harness.filtering import Minimal
+from harness.convolutions import ALGORITHMS, convolve
 from harness.lowering import Geometry, Patches, Whole, cut_patches, lay_patches, product
 
 MEMBERS, BATCH, SMALL_CHANNELS = 3, 2, 4
@@ -203,6 +202,7 @@ def test_no_member_sees_another(name: str, size: str) -> None:
     assert dirty.values[BATCH : 2 * BATCH].isnan().all()
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("transposed", [False, True], ids=["plain", "transposed"])
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=list(GEOMETRIES))
@@ -213,6 +213,7 @@ def test_one_of_the_algorithms_is_chosen_for_every_size(geometry: Geometry, tran
         assert chosen <= ALGORITHMS.keys()
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("transposed", [False, True], ids=["plain", "transposed"])
 @pytest.mark.parametrize("side", [2, 4, 8, 14])
 @pytest.mark.parametrize("channels", [1, 5])
@@ -224,6 +225,7 @@ def test_whatever_is_chosen_gives_what_torch_gives(channels: int, side: int, tra
     assert distance(values, by_torch(operands, geometry, transposed).values) < ROUNDING[torch.float32]
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("transposed", [False, True], ids=["plain", "transposed"])
 @pytest.mark.parametrize("side", [4, 8])
 @pytest.mark.parametrize("channels", [1, 5])
@@ -294,32 +296,6 @@ def assert_adjoint(given_tensor: Tensor, there: Callable[[Tensor], Tensor], back
     others = torch.randn(laid_out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     one, other = (laid_out * others).sum(), (given_tensor * back(others)).sum()
     assert float(one) == pytest.approx(float(other), rel=1e-10, abs=1e-10)
-
-
-def test_minimal_filtering_comes_back_by_its_adjoints() -> None:
-    """As of the other two, for the one size that it is for; a bias is added once to every position."""
-    operands, lowering = operands_of(SMALLEST, transposed=False), Minimal(MEMBERS)
-    small = torch.randn(MEMBERS * BATCH, SMALL_CHANNELS, 2, 2, dtype=torch.float64)
-    assert_adjoint(operands.maps.double(), lowering.large_rows, lowering.large_maps)
-    assert_adjoint(small, lowering.small_rows, lowering.small_maps)
-    assert_adjoint(operands.weight.double(), lowering.matrices, lowering.weights)
-    bias = torch.randn(MEMBERS, SMALL_CHANNELS)
-    added = lowering.small_maps(lowering.small_bias(bias)[:, None].expand(-1, BATCH, -1).contiguous())
-    assert torch.equal(added, bias.repeat_interleave(BATCH, dim=0)[:, :, None, None].expand_as(added))
-
-
-@pytest.mark.parametrize("transposed", [False, True], ids=["plain", "transposed"])
-def test_many_channels_on_the_smallest_maps_are_filtered(transposed: bool) -> None:
-    """From so many pairs on, up to so many images, on a CPU and in float32 only; the numbers are those of torch."""
-    wide = MANY_PAIRS // SMALL_CHANNELS
-    assert convolutions.choose(SMALLEST, (SMALL_CHANNELS, wide), transposed, "cpu") == "minimal"
-    assert convolutions.choose(SMALLEST, (SMALL_CHANNELS, wide - 1), transposed, "cpu") == "matrix"
-    assert convolutions.choose(SMALLEST, (SMALL_CHANNELS, wide), transposed, "cuda") == "matrix"
-    assert convolutions.choose(SMALLEST, (SMALL_CHANNELS, wide), transposed, "cpu", MANY_IMAGES) == "matrix"
-    assert convolutions.choose(SMALLEST, (SMALL_CHANNELS, wide), transposed, "cpu", dtype=torch.bfloat16) == "matrix"
-    operands = operands_of(SMALLEST, transposed, large_channels=wide)
-    values = convolve(*operands[:3], SMALLEST, transposed, torch.float32)
-    assert distance(values, by_torch(operands, SMALLEST, transposed).values) < ROUNDING[torch.float32]
 
 
 @pytest.mark.parametrize("dtype", list(ROUNDING), ids=str)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.config import StudyConfig, TrialConfig, field_rules
-from harness.options import DEVICES, PRECISIONS, TRAINERS, Request, apply, parse
+from harness.options import DEVICES, KERNELS, PRECISIONS, TRAINERS, Request, apply, parse
 from harness.rules import UserError
 
 STUDY = StudyConfig(
@@ -33,6 +33,7 @@ VALUES = {
     "--device": ("cpu", "device", "cpu"),
     "--trainer": ("plain", "trainer", "plain"),
     "--precision": ("bfloat16", "precision", "bfloat16"),
+    "--kernels": ("torch", "kernels", "torch"),
     "--executor": ("inline", "executor", "inline"),
     "--ray-address": ("ray://head:10001", "ray_address", "ray://head:10001"),
     "--resources": ("CPU=2,GPU=0.5", "resources", {"CPU": 2.0, "GPU": 0.5}),
@@ -87,10 +88,14 @@ def test_auto_leaves_the_number_to_the_harness(option: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "word"),
-    [(name, word) for name, words in (("device", DEVICES), ("trainer", TRAINERS), ("precision", PRECISIONS)) for word in words],
+    [
+        (name, word)
+        for name, words in (("device", DEVICES), ("trainer", TRAINERS), ("precision", PRECISIONS), ("kernels", KERNELS))
+        for word in words
+    ],
 )
 def test_each_word_of_a_choice_is_allowed(name: str, word: str) -> None:
-    """What DEVICES, TRAINERS and PRECISIONS list can be asked for."""
+    """What DEVICES, TRAINERS, PRECISIONS and KERNELS list can be asked for."""
     assert getattr(parse(["mine", f"--{name}", word]), name) == word
 
 
@@ -152,6 +157,7 @@ def test_every_field_can_be_set(name: str) -> None:
         (["mine", "--device", "cuba"], ["--device", "'cuba'", "did you mean 'cuda'?"]),
         (["mine", "--trainer", "plane"], ["--trainer", "'plane'", "did you mean 'plain'?"]),
         (["mine", "--precision", "float16"], ["--precision", "'float16'", "float32", "bfloat16"]),
+        (["mine", "--kernels", "troch"], ["--kernels", "'troch'", "auto", "torch"]),
         (["mine", "--set", "latent_sise=3"], ["unknown field 'latent_sise'", "did you mean 'latent_size'?"]),
         (["mine", "--set", "loss=mce"], ["unknown loss 'mce'", "did you mean 'mse'?"]),
         (["mine", "--set", "latent_size=2,x"], ["latent_size", "'x'"]),

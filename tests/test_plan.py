@@ -217,6 +217,7 @@ def test_the_same_study_again_has_the_same_identity(here: Path) -> None:
         ["--set", "learning_rate=0.001"],
         ["--trainer", "plain"],
         ["--precision", "bfloat16"],
+        ["--kernels", "torch"],
     ],
     ids=" ".join,
 )

@@ -137,6 +137,7 @@ REFUSED: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
 def test_every_convolution_with_a_twin_is_its_members(kind: str) -> None:
     """By the fast twin, also where sides come out odd."""
@@ -146,6 +147,7 @@ def test_every_convolution_with_a_twin_is_its_members(kind: str) -> None:
     assert isinstance(net, StackedConvolution)
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
 def test_what_a_convolution_and_a_norm_give_may_be_changed_in_place(kind: str) -> None:
     """By an activation that saves memory, as many are written."""
@@ -158,6 +160,7 @@ def test_what_a_convolution_and_a_norm_give_may_be_changed_in_place(kind: str) -
     assert_stack_is_its_members(members, random_like(3 * BATCH, 4, 5, 8) - 0.5)
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("rectified", [True, False])
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
 def test_in_evaluation_a_convolution_takes_over_the_norm_after_it(kind: str, rectified: bool) -> None:

@@ -24,6 +24,7 @@ from tests.stacking import (
 )
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_stack_of_every_architecture_is_its_members(architecture: str, shape: models.Shape) -> None:
@@ -135,6 +136,7 @@ def test_the_members_states_and_the_stacks_state_are_two_forms_of_one() -> None:
         assert all(torch.equal(again[name], state[name]) for name in state)
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_members_with_the_stacks_weights_learn_what_it_learns(architecture: str) -> None:
     """After a step their outputs in evaluation mode are the stack's, and other than before it."""

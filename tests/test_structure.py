@@ -19,8 +19,8 @@ from harness.samplers import SAMPLERS
 from tests.support import ROOT
 
 LEVELS = (
-    {"rules", "disk", "garbage"},
-    {"commands", "forks", "config", "downloads", "arrays", "folders", "recorded", "workers", "server", "lowering", "filtering"},
+    {"rules", "disk", "garbage", "kernels"},
+    {"commands", "forks", "config", "downloads", "arrays", "folders", "recorded", "workers", "server", "lowering"},
     {
         "datasets",
         "models",
@@ -28,7 +28,7 @@ LEVELS = (
         "floors",
         "interpolation",
         "transfer",
-        "convolutions",
+        "compiled",
         "optimizers",
         "statistics",
         "figures",
@@ -57,7 +57,7 @@ LEVELS = (
     {
         "splits",
         "agreement",
-        "stacks",
+        "convolutions",
         "search",
         "claims",
         "runs",
@@ -70,7 +70,7 @@ LEVELS = (
         "confirmation",
         "crossings",
     },
-    {"train", "reader", "optuna_study"},
+    {"train", "reader", "optuna_study", "stacks"},
     {"transfer_stack"},
     {"material", "train_stack", "checkpoints", "track"},
     {"evaluation", "replay"},

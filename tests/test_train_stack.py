@@ -30,6 +30,7 @@ from tests.trained_groups import (
 )
 
 
+@pytest.mark.usefixtures("each_way")
 @stack_only
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("loss", LOSSES)
@@ -105,6 +106,7 @@ def test_a_member_without_a_penalty_is_what_it_was_before_there_were_any(placeme
     assert not np.array_equal(before[1].weights["encoder.0.0.weight"], after[1].weights["encoder.0.0.weight"])
 
 
+@pytest.mark.usefixtures("each_way")
 @stack_only
 @pytest.mark.parametrize("fields", [{"activation": "relu"}, {"activation": "gelu", "kernel_size": 5}], ids=str)
 @pytest.mark.parametrize("architecture", [name for name, each in ARCHITECTURES.items() if "batch_norm" in each.defaults])

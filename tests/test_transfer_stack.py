@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from harness import stacks, transfer_stack
+from harness.compiled import kernels_wanted
+from harness.stacks import is_faster_apart
 from harness.transfer import (
     CURVES,
     LabelledInputs,
@@ -100,6 +102,7 @@ def test_validation_inputs_change_no_other_number_and_are_seen_by_the_same_nets(
         assert again.validation_accuracy == again.accuracy
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_at_once_give_what_each_gives_alone(kind: str) -> None:
     """Accuracies of every draw and curves of every epoch, for codes of different sizes."""
@@ -144,7 +147,16 @@ def test_large_images_are_evaluated_net_by_net_to_the_same_numbers(
     monkeypatch.setattr(stacks, "SMALL_IMAGE", 0)
     monkeypatch.setattr(transfer_stack, "BLOCK_ALONE", block)
     tasks = [KINDS[kind](size, seed) for seed, size in enumerate((3, 5, 2))]
-    assert_close(classify_all(tasks), [classify(task) for task in tasks])
+    with kernels_wanted(False):
+        assert_close(classify_all(tasks), [classify(task) for task in tasks])
+
+
+def test_only_torch_has_large_images_evaluated_net_by_net() -> None:
+    """The kernels take some images of a net at a time; small images and codes go through the stack either way."""
+    large, small, codes = torch.empty(2, 1, 28, 28), torch.empty(2, 1, 8, 8), torch.empty(2, 1000)
+    with kernels_wanted(False):
+        assert [is_faster_apart(each) for each in (large, small, codes)] == [True, False, False]
+    assert not any(is_faster_apart(each) for each in (large, small, codes))
 
 
 def test_one_draw_is_enough() -> None:

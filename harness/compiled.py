@@ -1,0 +1,180 @@
+"""The layers of ``kernels.cpp``: convolutions and batch norms of K networks on a CPU, with their gradients."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from harness import kernels
+from harness.lowering import Geometry, from_rows, to_rows
+
+ROUNDING = 1e-5
+"""What a result may be off, relative to the largest, to be taken for right."""
+
+_state = {"wanted": True}
+
+
+@contextmanager
+def kernels_wanted(wanted: bool) -> Iterator[None]:
+    """Whether the kernels are used, for a while."""
+    before = _state["wanted"]
+    _state["wanted"] = wanted
+    try:
+        yield
+    finally:
+        _state["wanted"] = before
+
+
+def in_use(device: str, dtype: torch.dtype) -> bool:
+    """Whether the kernels do the work of a stack: on a CPU and in float32, where they are wanted and can be had."""
+    return device == "cpu" and dtype == torch.float32 and _state["wanted"] and not why_not()
+
+
+def described() -> str:
+    """What does the work of stacks on a CPU: ``"compiled"``, or ``"torch"`` with the reason in brackets."""
+    return f"torch ({reason})" if (reason := why_not()) else "compiled"
+
+
+@lru_cache(maxsize=1)
+def why_not() -> str:
+    """Why there are no kernels that give right results, in a line; empty where there are."""
+    try:
+        kernels.load()
+    except kernels.NoKernelsError as error:
+        return str(error)
+    return "" if _are_right() else "the compiled kernels give wrong results"
+
+
+def _are_right() -> bool:
+    """Whether both ways of a convolution and the gradients give what torch's give."""
+    random = torch.Generator().manual_seed(0)
+    large, small, weight = (torch.randn(*shape, generator=random) for shape in ((6, 5, 5, 5), (6, 22, 3, 3), (1, 22, 5, 3, 3)))
+    geometry = Geometry((3, 3), (2, 2), (1, 1), (5, 5), (3, 3))
+    with torch.enable_grad():
+        leaf = weight[0].double().requires_grad_()
+        down = functional.conv2d(large.double(), leaf, None, 2, 1)
+        (gradient,) = torch.autograd.grad(down, leaf, small.double())
+    up = functional.conv_transpose2d(small.double(), weight[0].double(), None, 2, 1)
+    pairs = (
+        (_convolve(large, weight, None, geometry, False), down.detach()),
+        (_convolve(small, weight, None, geometry, True), up),
+        (_weight_gradient(large, small, weight, geometry)[0], gradient),
+    )
+    return all(float((found - right).abs().max()) <= ROUNDING * float(right.abs().max()) for found, right in pairs)
+
+
+def convolve_compiled(maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool) -> Tensor:
+    """Convolves each member's maps with that member's weight; arguments and result as of ``convolutions.convolve``."""
+    return cast(Tensor, _Convolve.apply(maps, weight, bias, geometry, transposed))
+
+
+class _Convolve(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool) -> Tensor:
+        maps = _channels_last(maps)
+        context.save_for_backward(maps, weight)
+        context.geometry, context.transposed = geometry, transposed
+        return _convolve(maps, weight, bias, geometry, transposed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        (maps, weight), geometry, transposed = context.saved_tensors, context.geometry, context.transposed
+        gradient = _channels_last(gradients[0])
+        to_maps = to_weight = to_bias = None
+        if context.needs_input_grad[0]:
+            to_maps = _convolve(gradient, weight, None, geometry, not transposed)
+        if context.needs_input_grad[1]:
+            large, small = (gradient, maps) if transposed else (maps, gradient)
+            to_weight = _weight_gradient(large, small, weight, geometry)
+        if context.needs_input_grad[2]:
+            to_bias = gradient.permute(0, 2, 3, 1).reshape(len(weight), -1, gradient.shape[1]).sum(dim=1)
+        return to_maps, to_weight, to_bias, None, None
+
+
+def _convolve(maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, up: bool) -> Tensor:
+    maps, weight = _channels_last(maps), _small_side_last(weight)
+    bias = None if bias is None else bias.contiguous()
+    channels, size = (weight.shape[1], geometry.large) if up else (weight.shape[4], geometry.small)
+    result = torch.empty(len(maps), channels, *size, memory_format=torch.channels_last)
+    sizes = _sizes(len(weight), len(maps) // len(weight), weight.shape[4], weight.shape[1], geometry)
+    kernels.load().harness_convolve(_at(result), _at(maps), _at(weight), _at(bias), sizes, int(up))
+    return result
+
+
+def _weight_gradient(large: Tensor, small: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    members, small_channels, large_channels, *kernel = weight.shape
+    large, small = _channels_last(large), _channels_last(small)
+    result = torch.empty(members, large_channels, *kernel, small_channels)
+    sizes = _sizes(members, len(large) // members, small_channels, large_channels, geometry)
+    kernels.load().harness_weight_gradient(_at(result), _at(large), _at(small), sizes)
+    return result.permute(0, 4, 1, 2, 3)
+
+
+def normalize_compiled(maps: Tensor, weight: Tensor, bias: Tensor, eps: float, rectified: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm in training mode of maps (K * B, C, ...) with weights (K, C), and ReLU after it where ``rectified``.
+
+    Returns:
+        The result, of the same shape, and mean and biased variance, (K, C), which have no gradient.
+    """
+    return cast(tuple[Tensor, Tensor, Tensor], _Normalize.apply(maps, weight, bias, eps, rectified))
+
+
+class _Normalize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any, maps: Tensor, weight: Tensor, bias: Tensor, eps: float, rectified: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        rows, weight, bias = to_rows(maps, len(weight)).contiguous(), weight.contiguous(), bias.contiguous()
+        result, mean, variance = torch.empty_like(rows), torch.empty_like(weight), torch.empty_like(weight)
+        pointers = (_at(each) for each in (result, mean, variance, rows, weight, bias))
+        kernels.load().harness_normalize(*pointers, ctypes.c_float(eps), *_counts(rows), int(rectified))
+        context.save_for_backward(rows, weight, mean, variance, result if rectified else None)
+        context.mark_non_differentiable(mean, variance)
+        context.set_materialize_grads(False)
+        context.eps = eps
+        return from_rows(result, maps.shape), mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        rows, weight, mean, variance, result = context.saved_tensors
+        if gradients[0] is None:
+            return None, None, None, None, None
+        gradient = to_rows(gradients[0], len(weight)).contiguous()
+        gradient_of_rows, to_weight, to_bias = torch.empty_like(rows), torch.empty_like(weight), torch.empty_like(weight)
+        pointers = (_at(each) for each in (gradient_of_rows, to_weight, to_bias, gradient, rows, result, weight, mean, variance))
+        kernels.load().harness_normalize_gradients(*pointers, ctypes.c_float(context.eps), *_counts(rows))
+        return from_rows(gradient_of_rows, gradients[0].shape), to_weight, to_bias, None, None
+
+
+def _channels_last(maps: Tensor) -> Tensor:
+    return maps.contiguous(memory_format=torch.channels_last)
+
+
+def _small_side_last(weight: Tensor) -> Tensor:
+    """(K, S, L, height, width) as (K, L, height, width, S)."""
+    return weight.permute(0, 2, 3, 4, 1).contiguous()
+
+
+def _at(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _counts(rows: Tensor) -> Iterator[ctypes.c_int64]:
+    return map(ctypes.c_int64, rows.shape)
+
+
+@lru_cache(maxsize=1024)
+def _sizes(members: int, images: int, small_channels: int, large_channels: int, geometry: Geometry) -> Any:
+    """In the order of the kernels' own ``Sizes``."""
+    values = (members, images, small_channels, large_channels, *(side for pair in geometry for side in pair))
+    return (ctypes.c_int64 * len(values))(*values)

@@ -1,0 +1,583 @@
+// Convolutions and batch norms of K networks at once, on one core of a CPU.
+//
+// Maps are (K, B, H, W, C) and weights (K, L, kernel height, kernel width, S), contiguous float32, with S channels on the small
+// side of a convolution and L on the large one. Every sum has one order, whatever the width of the processor's vectors.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+namespace {
+
+using Index = std::int64_t;
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, VECTORS = 4, ROWS = 8;
+#elif defined(__AVX__)
+constexpr int LANES = 8, VECTORS = 2, ROWS = 4;
+#else
+constexpr int LANES = 4, VECTORS = 4, ROWS = 4;
+#endif
+// Of a vector; of the vectors and of the rows that are summed at once, so that all sums stay in registers.
+
+constexpr Index IMAGES = 24;  // at a time, so that their maps stay in the cache while all channels are gone through
+constexpr Index WIDENED = 240;  // images at a time whose maps are widened for minimal filtering
+constexpr Index FEW_CHANNELS = 3;
+constexpr Index BLOCK = 256;  // rows that are summed in float32; the sums of blocks are float64
+
+template <int N>
+struct Lanes {
+  typedef float Vector __attribute__((vector_size(N * sizeof(float)), aligned(4), may_alias));
+};
+
+template <int N>
+using Vector = typename Lanes<N>::Vector;
+
+template <int N>
+inline Vector<N> load(const float* from) {
+  return *reinterpret_cast<const Vector<N>*>(from);
+}
+
+template <int N>
+inline void store(float* to, Vector<N> values) {
+  *reinterpret_cast<Vector<N>*>(to) = values;
+}
+
+using Scratch = std::unique_ptr<float[]>;
+
+inline Scratch scratch(Index floats) { return std::make_unique_for_overwrite<float[]>(floats); }
+
+// As in harness.lowering: the order is that of kernels.py.
+struct Sizes {
+  Index members, images, small_channels, large_channels;
+  Index kernel_height, kernel_width, stride_height, stride_width, padding_height, padding_width;
+  Index large_height, large_width, small_height, small_width;
+
+  Index taps() const { return kernel_height * kernel_width; }
+  Index small() const { return small_height * small_width; }
+  Index large() const { return large_height * large_width; }
+  Index weights() const { return large_channels * taps() * small_channels; }
+
+  // Whether maps of 2 x 2 stay as large, as the last ones of an encoder that has halved them as often as it can.
+  bool are_smallest() const {
+    return kernel_height == 3 && kernel_width == 3 && stride_height == 1 && stride_width == 1 && padding_height == 1 && padding_width == 1 &&
+           large_height == 2 && large_width == 2;
+  }
+};
+
+struct Tap {
+  Index from, number;
+};
+
+// The taps of every position of a result: those that fall onto the map that it comes from.
+struct Taps {
+  std::vector<Tap> taps;
+  std::vector<Index> starts{0};
+
+  const Tap* of(Index position) const { return taps.data() + starts[position]; }
+  Index count(Index position) const { return starts[position + 1] - starts[position]; }
+};
+
+Taps taps_down(const Sizes& sizes) {
+  Taps found;
+  for (Index y = 0; y < sizes.small_height; y++)
+    for (Index x = 0; x < sizes.small_width; x++) {
+      for (Index i = 0; i < sizes.kernel_height; i++)
+        for (Index j = 0; j < sizes.kernel_width; j++) {
+          const Index above = y * sizes.stride_height + i - sizes.padding_height;
+          const Index left = x * sizes.stride_width + j - sizes.padding_width;
+          if (above >= 0 && left >= 0 && above < sizes.large_height && left < sizes.large_width)
+            found.taps.push_back({above * sizes.large_width + left, i * sizes.kernel_width + j});
+        }
+      found.starts.push_back(static_cast<Index>(found.taps.size()));
+    }
+  return found;
+}
+
+Taps taps_up(const Sizes& sizes) {
+  Taps found;
+  for (Index y = 0; y < sizes.large_height; y++)
+    for (Index x = 0; x < sizes.large_width; x++) {
+      for (Index i = 0; i < sizes.kernel_height; i++)
+        for (Index j = 0; j < sizes.kernel_width; j++) {
+          const Index above = y + sizes.padding_height - i, left = x + sizes.padding_width - j;
+          if (above < 0 || left < 0 || above % sizes.stride_height || left % sizes.stride_width) continue;
+          const Index row = above / sizes.stride_height, column = left / sizes.stride_width;
+          if (row < sizes.small_height && column < sizes.small_width)
+            found.taps.push_back({row * sizes.small_width + column, i * sizes.kernel_width + j});
+        }
+      found.starts.push_back(static_cast<Index>(found.taps.size()));
+    }
+  return found;
+}
+
+// Calls f.operator()<V, N>(first) for blocks of V vectors of N channels, the widest first.
+template <typename F>
+void over_channels(Index channels, F f) {
+  Index first = 0;
+  const auto take = [&]<int V, int N>() {
+    for (; channels - first >= V * N; first += V * N) f.template operator()<V, N>(first);
+  };
+  take.template operator()<VECTORS, LANES>();
+  if constexpr (VECTORS > 2) take.template operator()<2, LANES>();
+  take.template operator()<1, LANES>();
+  if constexpr (LANES > 8) take.template operator()<1, 8>();
+  if constexpr (LANES > 4) take.template operator()<1, 4>();
+  take.template operator()<1, 1>();
+}
+
+// Some channels of the results of a convolution, and what they are made of.
+struct Task {
+  float* to;
+  Index to_channels, to_stride;  // the latter from image to image
+  const float* from;
+  Index from_channels, from_stride;
+  const float* weight;  // (taps, channels of the source, channels of this task)
+  const float* bias;    // or null
+};
+
+// One position of P images, V vectors of N channels.
+template <int P, int V, int N>
+inline void convolve_position(const Task& task, float* to, const float* from, const Tap* taps, Index count) {
+  Vector<N> sums[P][V];
+  for (int v = 0; v < V; v++)
+    for (int p = 0; p < P; p++) sums[p][v] = task.bias ? load<N>(task.bias + v * N) : Vector<N>{};
+  for (const Tap* tap = taps; tap < taps + count; tap++) {
+    const float* maps = from + tap->from * task.from_channels;
+    const float* weight = task.weight + tap->number * task.from_channels * V * N;
+    for (Index i = 0; i < task.from_channels; i++, weight += V * N)
+#pragma GCC unroll 16
+      for (int p = 0; p < P; p++) {
+        const float value = maps[p * task.from_stride + i];
+#pragma GCC unroll 8
+        for (int v = 0; v < V; v++) sums[p][v] += value * load<N>(weight + v * N);
+      }
+  }
+  for (int p = 0; p < P; p++)
+    for (int v = 0; v < V; v++) store<N>(to + p * task.to_stride + v * N, sums[p][v]);
+}
+
+template <int P, int V, int N>
+void convolve_at_once(const Task& task, Index first, const Taps& taps, Index positions) {
+  float* to = task.to + first * task.to_stride;
+  const float* from = task.from + first * task.from_stride;
+  for (Index position = 0; position < positions; position++, to += task.to_channels)
+    convolve_position<P, V, N>(task, to, from, taps.of(position), taps.count(position));
+}
+
+template <int V, int N>
+void convolve_images(const Task& task, Index images, const Taps& taps, Index positions) {
+  Index first = 0;
+  const auto take = [&]<int P>() {
+    for (; images - first >= P; first += P) convolve_at_once<P, V, N>(task, first, taps, positions);
+  };
+  if constexpr (V == 1) take.template operator()<12>();
+  take.template operator()<6>();
+  take.template operator()<4>();
+  take.template operator()<2>();
+  take.template operator()<1>();
+}
+
+// A member's weights for one direction, block after block of the result's channels: (blocks, taps, I, channels of the block).
+void pack_down(const float* weight, const Sizes& sizes, float* packed) {
+  over_channels(sizes.small_channels, [&]<int V, int N>(Index first) {
+    for (Index tap = 0; tap < sizes.taps(); tap++)
+      for (Index i = 0; i < sizes.large_channels; i++, packed += V * N)
+        std::memcpy(packed, weight + (i * sizes.taps() + tap) * sizes.small_channels + first, V * N * sizeof(float));
+  });
+}
+
+void pack_up(const float* weight, const Sizes& sizes, float* packed) {
+  const Index inputs = sizes.small_channels, stride = sizes.taps() * inputs;
+  over_channels(sizes.large_channels, [&]<int V, int N>(Index first) {
+    for (Index tap = 0; tap < sizes.taps(); tap++)
+      for (Index i = 0; i < inputs; i++)
+        for (int channel = 0; channel < V * N; channel++) *packed++ = weight[(first + channel) * stride + tap * inputs + i];
+  });
+}
+
+// The way to few channels, such as those of images: first what every small position gives to all its taps, with the taps as
+// channels, then their sums.
+void convolve_up_to_few(float* to, const float* from, const float* weight, const float* bias, const Sizes& sizes, const Taps& taps) {
+  const Index channels = sizes.large_channels, wide = sizes.taps() * channels, small = sizes.small_channels;
+  const Index width = (wide + LANES - 1) / LANES * LANES;
+  Taps itself;
+  itself.taps.push_back({0, 0});
+  itself.starts.push_back(1);
+  const Scratch packed = scratch(small * width), given = scratch(sizes.small() * width);
+  over_channels(width, [&, block = packed.get()]<int V, int N>(Index first) mutable {
+    for (Index i = 0; i < small; i++)
+      for (Index each = first; each < first + V * N; each++)
+        *block++ = each < wide ? weight[(each % channels * sizes.taps() + each / channels) * small + i] : 0;
+  });
+  for (Index image = 0; image < sizes.images; image++, from += sizes.small() * small) {
+    over_channels(width, [&]<int V, int N>(Index first) {
+      const Task task{given.get() + first, width, width, from, small, small, packed.get() + first * small, nullptr};
+      convolve_images<V, N>(task, sizes.small(), itself, 1);
+    });
+    for (Index position = 0; position < sizes.large(); position++)
+      for (Index channel = 0; channel < channels; channel++) {
+        float sum = bias ? bias[channel] : 0;
+        for (const Tap* tap = taps.of(position); tap < taps.of(position) + taps.count(position); tap++)
+          sum += given[tap->from * width + tap->number * channels + channel];
+        *to++ = sum;
+      }
+  }
+}
+
+void convolve_member(float* to, const float* from, const float* weight, const float* bias, const Sizes& sizes, bool up, const Taps& taps) {
+  const Index small = sizes.small() * sizes.small_channels, large = sizes.large() * sizes.large_channels;
+  Task task{};
+  task.to_channels = up ? sizes.large_channels : sizes.small_channels;
+  task.to_stride = up ? large : small;
+  task.from_channels = up ? sizes.small_channels : sizes.large_channels;
+  task.from_stride = up ? small : large;
+  const Index rows = sizes.taps() * task.from_channels;
+  const Scratch packed = scratch(rows * task.to_channels);
+  (up ? pack_up : pack_down)(weight, sizes, packed.get());
+  for (Index image = 0; image < sizes.images; image += IMAGES)
+    over_channels(task.to_channels, [&]<int V, int N>(Index first) {
+      task.to = to + image * task.to_stride + first;
+      task.from = from + image * task.from_stride;
+      task.weight = packed.get() + rows * first;
+      task.bias = bias ? bias + first : nullptr;
+      convolve_images<V, N>(task, std::min(IMAGES, sizes.images - image), taps, up ? sizes.large() : sizes.small());
+    });
+}
+
+// The positions of the large map and of the small one that a tap connects.
+struct Pair {
+  Index large, small;
+};
+
+std::vector<std::vector<Pair>> pairs_of(const Sizes& sizes) {
+  std::vector<std::vector<Pair>> pairs(sizes.taps());
+  const Taps taps = taps_down(sizes);
+  for (Index position = 0; position < sizes.small(); position++)
+    for (const Tap* tap = taps.of(position); tap < taps.of(position) + taps.count(position); tap++)
+      pairs[tap->number].push_back({tap->from, position});
+  return pairs;
+}
+
+// Adds to R rows of one tap's gradient, V vectors of N channels. A single row has U sums, one after the other, not to wait for
+// one of them.
+template <int R, int V, int N>
+void add_to_gradient(float* to, Index to_stride, const float* large, const float* small, const Sizes& sizes, Index images,
+                     const std::vector<Pair>& pairs) {
+  constexpr int U = R == 1 ? 4 : 1;
+  const Index large_stride = sizes.large() * sizes.large_channels, small_stride = sizes.small() * sizes.small_channels;
+  Vector<N> sums[U][R][V]{};
+  const auto add = [&]<int M>(const float* left, const float* right) {
+#pragma GCC unroll 4
+    for (int u = 0; u < M; u++)
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+        for (int v = 0; v < V; v++) sums[u][r][v] += left[u * large_stride + r] * load<N>(right + u * small_stride + v * N);
+  };
+  for (const Pair& pair : pairs) {
+    const float* left = large + pair.large * sizes.large_channels;
+    const float* right = small + pair.small * sizes.small_channels;
+    Index image = 0;
+    for (; image + U <= images; image += U, left += U * large_stride, right += U * small_stride) add.template operator()<U>(left, right);
+    for (; image < images; image++, left += large_stride, right += small_stride) add.template operator()<1>(left, right);
+  }
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < V; v++) {
+      Vector<N> sum = load<N>(to + r * to_stride + v * N);
+      for (int u = 0; u < U; u++) sum += sums[u][r][v];
+      store<N>(to + r * to_stride + v * N, sum);
+    }
+}
+
+void weight_gradient_of_images(float* to, const float* large, const float* small, const Sizes& sizes, Index images,
+                               const std::vector<std::vector<Pair>>& pairs) {
+  const Index taps = sizes.taps(), stride = taps * sizes.small_channels;
+  for (Index tap = 0; tap < taps; tap++) {
+    Index row = 0;
+    const auto take = [&]<int R>() {
+      for (; sizes.large_channels - row >= R; row += R)
+        over_channels(sizes.small_channels, [&]<int V, int N>(Index first) {
+          if constexpr (V <= 2)
+            add_to_gradient<R, V, N>(to + row * stride + tap * sizes.small_channels + first, stride, large + row, small + first, sizes,
+                                     images, pairs[tap]);
+          else
+            for (Index half = first; half < first + V * N; half += 2 * N)
+              add_to_gradient<R, 2, N>(to + row * stride + tap * sizes.small_channels + half, stride, large + row, small + half, sizes,
+                                       images, pairs[tap]);
+        });
+    };
+    if constexpr (ROWS > 4) take.template operator()<ROWS>();
+    take.template operator()<4>();
+    take.template operator()<1>();
+  }
+}
+
+void weight_gradient_of_member(float* to, const float* large, const float* small, const Sizes& sizes,
+                               const std::vector<std::vector<Pair>>& pairs) {
+  for (Index image = 0; image < sizes.images; image += IMAGES)
+    weight_gradient_of_images(to, large + image * sizes.large() * sizes.large_channels, small + image * sizes.small() * sizes.small_channels,
+                              sizes, std::min(IMAGES, sizes.images - image), pairs);
+}
+
+// Minimal filtering (Winograd 1980) of maps of 2 x 2: along a side, y0 = w1 x0 + w2 x1 and y1 = w0 x0 + w1 x1 are three products,
+// m0 = w1 (x0 + x1), m1 = (w2 - w1) x1 and m2 = (w0 - w1) x0, of which y0 = m0 + m1 and y1 = m0 + m2. So nine in place of 16, which
+// are laid out as maps of 3 x 3, and the weights with them. On the way up w0 and w2 change places, and so do m1 and m2.
+
+// (images, 2, 2, C) to (images, 3, 3, C), along each side x0 + x1 first, then x1 and x0, or x0 and x1 where ``in_order``.
+void widen(float* to, const float* from, Index images, Index channels, bool in_order) {
+  const Index first = in_order ? 0 : 1, last = 1 - first;
+  const Index rows[3][2] = {{0, 1}, {first, first}, {last, last}};
+  for (Index image = 0; image < images; image++, from += 4 * channels)
+    for (int i = 0; i < 3; i++)
+      for (int j = 0; j < 3; j++, to += channels) {
+        const float* __restrict corners[4];
+        for (int each = 0; each < 4; each++) corners[each] = from + (2 * rows[i][each / 2] + rows[j][each % 2]) * channels;
+        float* __restrict sums = to;
+        if (i && j)
+          std::copy(corners[0], corners[0] + channels, sums);
+        else if (i || j)
+          for (Index c = 0; c < channels; c++) sums[c] = corners[0][c] + corners[3][c];
+        else
+          for (Index c = 0; c < channels; c++) sums[c] = corners[0][c] + corners[1][c] + corners[2][c] + corners[3][c];
+      }
+}
+
+// (images, 3, 3, C) to (images, 2, 2, C): m0 + m1 and m0 + m2 along each side.
+void narrow(float* to, const float* from, const float* bias, Index images, Index channels) {
+  const std::vector<float> zeros(bias ? 0 : channels);
+  for (Index image = 0; image < images; image++, from += 9 * channels)
+    for (int i = 1; i < 3; i++)
+      for (int j = 1; j < 3; j++, to += channels) {
+        const float *__restrict m00 = from, *__restrict m0j = from + j * channels;
+        const float *__restrict mi0 = from + 3 * i * channels, *__restrict mij = from + (3 * i + j) * channels;
+        const float* __restrict more = bias ? bias : zeros.data();
+        float* __restrict sums = to;
+        for (Index c = 0; c < channels; c++) sums[c] = m00[c] + m0j[c] + mi0[c] + mij[c] + more[c];
+      }
+}
+
+// Along each side of the kernel w1, w2 - w1 and w0 - w1: (L, 3, 3, S) to the same.
+void widen_weights(float* to, const float* from, const Sizes& sizes) {
+  const Index channels = sizes.small_channels;
+  std::vector<float> half(9 * channels);
+  const auto along = [&](float* __restrict sums, const float* __restrict weights, Index side) {
+    for (Index c = 0; c < channels; c++) {
+      sums[c] = weights[side + c];
+      sums[side + c] = weights[2 * side + c] - weights[side + c];
+      sums[2 * side + c] = weights[c] - weights[side + c];
+    }
+  };
+  for (Index row = 0; row < sizes.large_channels; row++, to += 9 * channels, from += 9 * channels) {
+    for (int j = 0; j < 3; j++) along(half.data() + j * channels, from + j * channels, 3 * channels);
+    for (int i = 0; i < 3; i++) along(to + 3 * i * channels, half.data() + 3 * i * channels, channels);
+  }
+}
+
+// The adjoint of the same, in place.
+void narrow_weights(float* weights, const Sizes& sizes) {
+  const Index channels = sizes.small_channels;
+  const auto along = [&](float* to, Index side) {
+    for (Index c = 0; c < channels; c++) {
+      const float m0 = to[c], m1 = to[side + c], m2 = to[2 * side + c];
+      to[c] = m2;
+      to[side + c] = m0 - m1 - m2;
+      to[2 * side + c] = m1;
+    }
+  };
+  for (Index row = 0; row < sizes.large_channels; row++, weights += 9 * channels) {
+    for (int j = 0; j < 3; j++) along(weights + j * channels, 3 * channels);
+    for (int i = 0; i < 3; i++) along(weights + 3 * i * channels, channels);
+  }
+}
+
+Sizes widened(const Sizes& sizes, Index images) {
+  Sizes wide = sizes;
+  wide.images = images;
+  wide.large_height = wide.large_width = wide.small_height = wide.small_width = 3;
+  return wide;
+}
+
+void convolve_member_minimally(float* to, const float* from, const float* weight, const float* bias, const Sizes& sizes, bool up) {
+  const Index into = up ? sizes.large_channels : sizes.small_channels, out_of = up ? sizes.small_channels : sizes.large_channels;
+  const Index at_once = std::min(WIDENED, sizes.images);
+  const Scratch weights = scratch(sizes.weights()), maps = scratch(at_once * 9 * out_of), products = scratch(at_once * 9 * into);
+  Taps taps;
+  for (Index i = 0; i < 3; i++)
+    for (Index j = 0; j < 3; j++) {
+      taps.taps.push_back({3 * i + j, up ? (3 - i) % 3 * 3 + (3 - j) % 3 : 3 * i + j});
+      taps.starts.push_back(static_cast<Index>(taps.taps.size()));
+    }
+  widen_weights(weights.get(), weight, sizes);
+  for (Index image = 0; image < sizes.images; image += at_once) {
+    const Index images = std::min(at_once, sizes.images - image);
+    widen(maps.get(), from + image * 4 * out_of, images, out_of, false);
+    convolve_member(products.get(), maps.get(), weights.get(), nullptr, widened(sizes, images), up, taps);
+    narrow(to + image * 4 * into, products.get(), bias, images, into);
+  }
+}
+
+void weight_gradient_minimally(float* to, const float* large, const float* small, const Sizes& sizes) {
+  const Scratch large_maps = scratch(IMAGES * 9 * sizes.large_channels), small_maps = scratch(IMAGES * 9 * sizes.small_channels);
+  std::vector<std::vector<Pair>> pairs;
+  for (Index each = 0; each < 9; each++) pairs.push_back({{each, each}});
+  for (Index image = 0; image < sizes.images; image += IMAGES) {
+    const Index images = std::min(IMAGES, sizes.images - image);
+    widen(large_maps.get(), large + image * 4 * sizes.large_channels, images, sizes.large_channels, false);
+    widen(small_maps.get(), small + image * 4 * sizes.small_channels, images, sizes.small_channels, true);
+    weight_gradient_of_images(to, large_maps.get(), small_maps.get(), widened(sizes, images), images, pairs);
+  }
+  narrow_weights(to, sizes);
+}
+
+// Calls f(first row, rows) for blocks, and adds what f leaves in ``block`` (channels) to ``total``.
+template <typename F>
+void sum_in_blocks(Index rows, std::vector<float>& block, std::vector<double>& total, F f) {
+  std::fill(total.begin(), total.end(), 0.0);
+  for (Index first = 0; first < rows; first += BLOCK) {
+    std::fill(block.begin(), block.end(), 0.0f);
+    f(first, std::min(BLOCK, rows - first));
+    for (std::size_t each = 0; each < total.size(); each++) total[each] += block[each];
+  }
+}
+
+void add_rows(float* __restrict to, const float* __restrict rows, Index count, Index channels) {
+  for (Index row = 0; row < count; row++, rows += channels)
+    for (Index c = 0; c < channels; c++) to[c] += rows[c];
+}
+
+void add_squares(float* __restrict to, const float* __restrict rows, const float* __restrict mean, Index count, Index channels) {
+  for (Index row = 0; row < count; row++, rows += channels)
+    for (Index c = 0; c < channels; c++) to[c] += (rows[c] - mean[c]) * (rows[c] - mean[c]);
+}
+
+template <bool RECTIFIED>
+void apply(float* __restrict to, const float* __restrict rows, const float* __restrict mean, const float* __restrict scale,
+           const float* __restrict bias, Index count, Index channels) {
+  for (Index at = 0; at < count * channels; at += channels)
+    for (Index c = 0; c < channels; c++) {
+      const float value = (rows[at + c] - mean[c]) * scale[c] + bias[c];
+      to[at + c] = RECTIFIED && value < 0 ? 0 : value;  // NaN stays what it is
+    }
+}
+
+// Of a gradient that comes through a ReLU as well where there is a ``result``.
+template <bool RECTIFIED>
+void add_gradients(float* __restrict to_bias, float* __restrict to_weight, const float* __restrict gradient, const float* __restrict rows,
+                   const float* __restrict result, const float* __restrict mean, Index count, Index channels) {
+  for (Index at = 0; at < count * channels; at += channels)
+    for (Index c = 0; c < channels; c++) {
+      const float own = RECTIFIED && result[at + c] <= 0 ? 0 : gradient[at + c];
+      to_bias[c] += own;
+      to_weight[c] += own * (rows[at + c] - mean[c]);
+    }
+}
+
+// What comes back to the rows: gradient * scale - shift - (rows - mean) * slope.
+struct Affine {
+  const float *scale, *shift, *slope;
+};
+
+template <bool RECTIFIED>
+void apply_gradients(float* __restrict to, const float* __restrict gradient, const float* __restrict rows, const float* __restrict result,
+                     const float* __restrict mean, const Affine affine, Index count, Index channels) {
+  const float *__restrict scale = affine.scale, *__restrict shift = affine.shift, *__restrict slope = affine.slope;
+  for (Index at = 0; at < count * channels; at += channels)
+    for (Index c = 0; c < channels; c++) {
+      const float own = RECTIFIED && result[at + c] <= 0 ? 0 : gradient[at + c];
+      to[at + c] = own * scale[c] - shift[c] - (rows[at + c] - mean[c]) * slope[c];
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// From large maps to small ones, or back where ``up``; ``bias`` is (K, channels of the result), or null.
+void harness_convolve(float* to, const float* from, const float* weight, const float* bias, const Sizes* sizes, int up) {
+  const Taps taps = up ? taps_up(*sizes) : taps_down(*sizes);
+  const Index small = sizes->images * sizes->small() * sizes->small_channels;
+  const Index large = sizes->images * sizes->large() * sizes->large_channels;
+  const Index channels = up ? sizes->large_channels : sizes->small_channels;
+  for (Index member = 0; member < sizes->members; member++) {
+    if (sizes->are_smallest())
+      convolve_member_minimally(to, from, weight, bias, *sizes, up);
+    else if (up && channels <= FEW_CHANNELS)
+      convolve_up_to_few(to, from, weight, bias, *sizes, taps);
+    else
+      convolve_member(to, from, weight, bias, *sizes, up, taps);
+    to += up ? large : small;
+    from += up ? small : large;
+    weight += sizes->weights();
+    if (bias) bias += channels;
+  }
+}
+
+// The gradient of the weights, from that of the result and the maps, or from the maps and that of the result on the way up.
+void harness_weight_gradient(float* to, const float* large, const float* small, const Sizes* sizes) {
+  const Index large_stride = sizes->images * sizes->large() * sizes->large_channels;
+  const Index small_stride = sizes->images * sizes->small() * sizes->small_channels;
+  const std::vector<std::vector<Pair>> pairs = pairs_of(*sizes);
+  std::fill(to, to + sizes->members * sizes->weights(), 0.0f);
+  for (Index member = 0; member < sizes->members; member++) {
+    if (sizes->are_smallest())
+      weight_gradient_minimally(to, large, small, *sizes);
+    else
+      weight_gradient_of_member(to, large, small, *sizes, pairs);
+    to += sizes->weights(), large += large_stride, small += small_stride;
+  }
+}
+
+// Batch norm of rows (K, N, C) in training, and ReLU after it where ``rectified``; mean and biased variance are (K, C).
+void harness_normalize(float* to, float* mean, float* variance, const float* rows, const float* weight, const float* bias, float eps,
+                       Index members, Index count, Index channels, int rectified) {
+  std::vector<float> block(channels), scale(channels);
+  std::vector<double> total(channels);
+  for (Index member = 0; member < members; member++) {
+    sum_in_blocks(count, block, total, [&](Index first, Index some) { add_rows(block.data(), rows + first * channels, some, channels); });
+    for (Index c = 0; c < channels; c++) mean[c] = static_cast<float>(total[c] / count);
+    sum_in_blocks(count, block, total,
+                  [&](Index first, Index some) { add_squares(block.data(), rows + first * channels, mean, some, channels); });
+    for (Index c = 0; c < channels; c++) {
+      variance[c] = static_cast<float>(total[c] / count);
+      scale[c] = weight[c] / std::sqrt(variance[c] + eps);
+    }
+    (rectified ? apply<true> : apply<false>)(to, rows, mean, scale.data(), bias, count, channels);
+    to += count * channels, rows += count * channels;
+    mean += channels, variance += channels, weight += channels, bias += channels;
+  }
+}
+
+// The gradients of the same; ``result`` is what came out of it where it was rectified, else null.
+void harness_normalize_gradients(float* to_rows, float* to_weight, float* to_bias, const float* gradient, const float* rows,
+                                 const float* result, const float* weight, const float* mean, const float* variance, float eps,
+                                 Index members, Index count, Index channels) {
+  std::vector<float> block(2 * channels), factors(3 * channels);
+  std::vector<double> total(2 * channels);
+  float *scale = factors.data(), *shift = scale + channels, *slope = shift + channels;
+  for (Index member = 0; member < members; member++) {
+    sum_in_blocks(count, block, total, [&](Index first, Index some) {
+      const Index at = first * channels;
+      (result ? add_gradients<true> : add_gradients<false>)(block.data(), block.data() + channels, gradient + at, rows + at,
+                                                            result ? result + at : nullptr, mean, some, channels);
+    });
+    for (Index c = 0; c < channels; c++) {
+      const double inverse = 1 / std::sqrt(static_cast<double>(variance[c]) + eps), product = weight[c] * inverse;
+      to_bias[c] = static_cast<float>(total[c]);
+      to_weight[c] = static_cast<float>(total[channels + c] * inverse);
+      scale[c] = static_cast<float>(product);
+      shift[c] = static_cast<float>(product * total[c] / count);
+      slope[c] = static_cast<float>(product * inverse * inverse * total[channels + c] / count);
+    }
+    (result ? apply_gradients<true> : apply_gradients<false>)(to_rows, gradient, rows, result, mean, Affine{scale, shift, slope}, count,
+                                                              channels);
+    to_rows += count * channels, gradient += count * channels, rows += count * channels;
+    if (result) result += count * channels;
+    to_weight += channels, to_bias += channels, weight += channels, mean += channels, variance += channels;
+  }
+}
+
+}
