@@ -27,6 +27,7 @@ from torch import Tensor
 from harness import convolutions, datasets, models, numerics
 from harness.config import Placement, Trial, TrialConfig
 from harness.groups import choose_group_size, least_parts, partition
+from harness.kernels import in_use, kernels_wanted
 from harness.lowering import Geometry
 from harness.material import gather
 from harness.numerics import computing_on
@@ -156,6 +157,7 @@ def measure_layers(images_side: int, device: str, members: int, batch: int) -> l
         title = f"{wide} x {side} x {side}, {narrow} x {small} x {small}{' back' if transposed else ''}"
         row: dict[str, Any] = {"layer": title, "chosen": chosen}
         left_out = {"matrix"} if small * small > SMALL else set()  # it would be larger than the maps
+        left_out |= set() if in_use(torch.device(device).type, torch.float32) else {"compiled"}
         for name, algorithm in convolutions.ALGORITHMS.items():
             if name not in left_out:
                 step = partial(_forward_and_backward, algorithm, maps, weight, geometry, transposed)
@@ -173,7 +175,7 @@ def _forward_and_backward(
 
 def measure_compiled(base: TrialConfig, placement: Placement, members: int, rounds: int) -> dict[str, Any]:
     """Times a training step of a stack of ``base`` as it is and compiled, in turn: ms a step and member, and s of compiling."""
-    with computing_on(placement.device):
+    with computing_on(placement.device), kernels_wanted(False):  # torch.compile sees only what is torch's
         images = gather(base, placement).splits.train.images[: base.batch_size]
         batch = images.repeat(members, 1, 1, 1)
         steps = {name: _step_of(base, shape_of(images), members, batch, name == "compiled") for name in ("eager", "compiled")}

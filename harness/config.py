@@ -305,7 +305,7 @@ class Placement:
         data_fingerprint: SHA-256 that the images must have; empty where any will do.
         trainer: ``"stacked"``, or ``"plain"`` for one trial after the other.
         precision: Of the products in training steps: ``"float32"`` or ``"bfloat16"``.
-        kernels: ``"auto"``, or ``"torch"`` for a CPU without the compiled kernels.
+        kernels: What does the layers of a stack on a CPU: ``"compiled"`` or ``"torch"``; ``"auto"`` compiles them if it can.
     """
 
     data_root: str
@@ -350,7 +350,6 @@ class TrialResult:
         reason: Why it did not finish; one line, empty if it did.
         host: Of the worker that evaluated it; empty where none did.
         device_name: The model of what that worker computed on.
-        kernels: What did the work of its stacks on a CPU, as ``compiled.described`` says it; empty on a GPU.
     """
 
     config: TrialConfig
@@ -361,7 +360,6 @@ class TrialResult:
     reason: str = ""
     host: str = ""
     device_name: str = ""
-    kernels: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.compiled import convolve_compiled, in_use
+from harness.kernels import convolve_compiled, in_use
 from harness.lowering import Geometry, Pair, Patches, Whole, convolve_as_product
 
 SMALL_MAP, SMALL_MAP_OF_FEW = 16, 64

@@ -20,7 +20,7 @@ PARTS_ON_CPU = 2
 
 EVALUATED_OF_SMALL, EVALUATED_OF_LARGE = 4, 1
 """Trials that are evaluated as one task on a CPU: as many as fill the stacks of few-label transfer, on large images one alone,
-for there stacks gain nothing. All workers share the parts of a trained group, so that none is left waiting at the end."""
+for there larger stacks gain nothing. All workers share the parts of a trained group, so that none is left waiting at the end."""
 
 GROUP_ON_GPU, PIXELS_ON_GPU = 64, 32 * 32
 """Trials in a stack on a GPU, for images of so many pixels; fewer for larger ones, which fill it and its memory sooner."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from typing import Any
 
 import torch
 
-from harness.compiled import kernels_wanted
+from harness.kernels import kernels_wanted, why_not
+from harness.rules import UserError
 from harness.workers import WORKER
 
 _BACKENDS: Any = torch.backends  # torch's own types lack what is set below
@@ -32,15 +34,32 @@ def computing_on(device: str, kernels: str = "auto") -> Iterator[None]:
     Args:
         device: As in ``Placement``.
         kernels: As in ``Placement``.
+
+    Raises:
+        UserError: if the compiled kernels are to be used and cannot be had.
     """
     if device != "cpu":
         torch.cuda.set_device(int(os.environ.get(WORKER, "0")) % torch.cuda.device_count())  # "cuda" is this one from now on
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         yield
         return
+    require(kernels)
     products = "bf16" if onednn_keeps_float32() else _products_now()
-    with _one_thread(), _deterministic(), _products(products), kernels_wanted(kernels == "auto"):
+    with _one_thread(), _deterministic(), _products(products), kernels_wanted(kernels != "torch"):
         yield
+
+
+def require(kernels: str) -> None:
+    """Sees that this process has the kernels that it is to compute with.
+
+    Args:
+        kernels: As in ``Placement``.
+
+    Raises:
+        UserError: if they are to be compiled and cannot be had.
+    """
+    if kernels == "compiled" and (reason := why_not()):
+        raise UserError(f"no compiled kernels on {platform.node()} ({reason}): have a C++ compiler there, or use --kernels torch")
 
 
 @lru_cache(maxsize=1)

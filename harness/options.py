@@ -13,7 +13,7 @@ from harness.rules import LONGEST_SHOWN, Rule, UserError, is_text, shown, unknow
 DEVICES = ("auto", "cpu", "cuda")
 TRAINERS = ("stacked", "plain")
 PRECISIONS = ("auto", "float32", "bfloat16")
-KERNELS = ("auto", "torch")
+KERNELS = ("auto", "compiled", "torch")
 
 OUTAGE_MINUTES = 30.0
 """So long a sweep goes on without its store, where nothing else is said."""
@@ -270,7 +270,7 @@ def _parser() -> Parser:
         "--kernels",
         default="auto",
         metavar="NAME",
-        help="of stacks on a CPU: auto (default) compiles them for this processor where there is a C++ compiler; torch does not",
+        help="of stacks on a CPU: compiled for this processor (default auto, where there is a C++ compiler) or torch",
     )
     where.add_argument("--executor", default="processes", metavar="NAME", help="inline, processes (default) or ray")
     where.add_argument(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import itertools
+import logging
 import math
 import tokenize
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import datasets, models, options
+from harness import compiler, datasets, models, options
 from harness.config import EVALUATION_FIELDS, Placement, StudyConfig, Trial, TrialConfig, fingerprint
 from harness.executors import EXECUTORS
 from harness.library import SearchSpace, StudyFile
@@ -21,6 +22,8 @@ from harness.ray_executor import check_cluster
 from harness.rules import UserError, unknown
 from harness.samplers import check_sampler
 from harness.search import SamplerSearch
+
+LOG = logging.getLogger(__name__)
 
 MOST_TRIALS = 100_000
 """Of a grid, which is a table that is made before its first trial: at a second each they would take a day."""
@@ -125,7 +128,7 @@ def make_plan(file: StudyFile, request: Request) -> SweepPlan:
         device=device,
         trainer=request.trainer,
         precision=choose_precision(request.precision, device, request.trainer),
-        kernels=request.kernels,
+        kernels=choose_kernels(request.kernels, device, request.trainer),
     )
     datasets.prepare(study.base.dataset, placement.data_root)
     data = datasets.load(study.base.dataset, placement.data_root, study.base.image_size)
@@ -235,6 +238,29 @@ def choose_precision(wanted: str, device: str, trainer: str) -> str:
     return "float32" if wanted == "auto" else wanted
 
 
+def choose_kernels(wanted: str, device: str, trainer: str) -> str:
+    """Turns ``auto`` into what does the layers of stacks: on a CPU compiled kernels where they can be had, else torch.
+
+    Raises:
+        UserError: if compiled ones are wanted where they cannot be had, or by the plain trainer or a GPU, which have none.
+    """
+    if device != "cpu" or trainer == "plain":
+        if wanted == "compiled":
+            who = "the plain trainer" if trainer == "plain" else f"device {device}"
+            raise UserError(f"--kernels is 'compiled', and {who} does without: leave --kernels out")
+        return "torch"
+    if wanted == "torch":
+        return "torch"
+    try:
+        compiler.load()
+    except compiler.NoKernelsError as error:
+        if wanted == "compiled":
+            raise UserError(f"--kernels is 'compiled', and they cannot be had ({error}): install a C++ compiler") from error
+        LOG.warning("no compiled kernels (%s): training takes up to twice as long; a C++ compiler mends that", error)
+        return "torch"
+    return "compiled"
+
+
 def _overrides(study: StudyConfig, request: Request) -> dict[str, Any]:
     """The fields that are set over what a search space gives; a grid has them in its base."""
     if study.sampler == "grid":
@@ -254,7 +280,7 @@ def _what_changes_results(plan: SweepPlan) -> dict[str, Any]:
         "study": study.name,
         "data": plan.placement.data_fingerprint,
         "device": plan.placement.device.partition(":")[0],
-        "computed": [plan.placement.trainer, plan.placement.precision, *(["torch"] if plan.placement.kernels == "torch" else [])],
+        "computed": [plan.placement.trainer, plan.placement.precision, *_compiled(plan.placement)],
         "sampler": study.sampler,
         **({"measures": sorted(study.measures)} if study.measures else {}),
     }
@@ -271,6 +297,11 @@ def _what_changes_results(plan: SweepPlan) -> dict[str, Any]:
         "search": [study.objectives, study.sweep_seed, study.round_size],
         **limits,
     }
+
+
+def _compiled(placement: Placement) -> list[str]:
+    """Nothing where torch does all the work, as it did before there were kernels."""
+    return [placement.kernels] if placement.kernels == "compiled" else []
 
 
 def _without_axes(study: StudyConfig) -> TrialConfig:

@@ -76,7 +76,8 @@ def versions() -> dict[str, str]:
 
 def program() -> dict[str, str]:
     """What else than the records decides a number's bits: the harness's own files, by a digest, and the libraries' versions."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    folder = Path(__file__).parent
+    files = [*sorted(folder.glob("*.py")), *sorted((folder / "native").iterdir())]
     own = sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
     found = versions()
     return {"harness": f"{__version__} ({own})"} | {name: found.get(name, "") for name in ("torch", "numpy", "scikit-learn")}

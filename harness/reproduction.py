@@ -12,7 +12,7 @@ from harness.retrain import Recipe
 from harness.verify import Compared, Field, Verdict
 
 MOST_NUMBERS = 10
-NOTHING_DIFFERS = "Data, versions, commit and device are those of the record."
+NOTHING_DIFFERS = "Data, versions, commit, device and kernels are those of the record."
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def find_recipe(reader: StoreReader, run: StoredRun) -> Recipe:
         data_fingerprint=sweep.tags.get("harness.data_fingerprint", ""),
         trainer=run.tags.get("harness.trainer", "stacked"),
         precision=precision,
-        kernels="auto" if run.tags.get("harness.kernels", "compiled") == "compiled" else "torch",
+        kernels=run.tags.get("harness.kernels", "torch"),  # the only ones that there were before the tag
     )
     return Recipe(run, sweep, tuple(members), placement, group_name(members) == name, pruned)
 
@@ -87,13 +87,15 @@ def _trial(run: StoredRun) -> Trial:
 
 
 def place(recipe: Recipe, data_root: str | None, device: str) -> Placement:
-    """Where to train: on the kind of device of the record where nothing else is asked for and it is there.
+    """Where to train: on the kind of device of the record where nothing else is asked for and it is there, by its kernels.
 
     Raises:
         UserError: if a device is asked for that is not there.
     """
-    wanted = "cpu" if device == "auto" and recipe.placement.device == "cpu" else device
-    return replace(recipe.placement, data_root=datasets.data_root(data_root), device=plan.choose_device(wanted))
+    recorded = recipe.placement
+    chosen = plan.choose_device("cpu" if device == "auto" and recorded.device == "cpu" else device)
+    kernels = plan.choose_kernels("torch" if recorded.kernels == "torch" else "auto", chosen, recorded.trainer)
+    return replace(recorded, data_root=datasets.data_root(data_root), device=chosen, kernels=kernels)
 
 
 def read_images(config: TrialConfig, placement: Placement) -> datasets.ImageSet:

@@ -197,6 +197,7 @@ def _begin(run: Run, executor: Executor, group: Group, records: Mapping[int, Tri
         "harness.executor": run.means.executor,
         "harness.trainer": placement.trainer,
         "harness.precision": placement.precision,
+        "harness.kernels": placement.kernels,
         "harness.workers": str(executor.workers),
     }
     for trial in group.trials:

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from harness.compiled import in_use, normalize_compiled
 from harness.convolutions import convolve
 from harness.groups import SMALL_IMAGE
+from harness.kernels import in_use, normalize_compiled
 from harness.lowering import Geometry, Pair, from_rows, product, to_rows
 
 
@@ -142,7 +142,7 @@ class StackedBatchNorm(Twin):
 
 
 def _normalize(maps: Tensor, weight: Tensor, bias: Tensor, eps: float, rectified: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``compiled.normalize_compiled``, on any device."""
+    """As ``kernels.normalize_compiled``, on any device."""
     return cast(tuple[Tensor, Tensor, Tensor], _Normalize.apply(maps, weight, bias, eps, rectified))
 
 
@@ -160,21 +160,22 @@ class _Normalize(torch.autograd.Function):
         result = torch.addcmul(bias.unsqueeze(1), normal, weight.unsqueeze(1))
         if rectified:
             result.relu_()
-        context.save_for_backward(normal, weight, inverse, result if rectified else None)
+        output = from_rows(result, maps.shape)
+        context.save_for_backward(normal, weight, inverse, output if rectified else None)  # autograd sees what changes it
         mean, variance = mean.squeeze(1), variance.squeeze(1)
         context.mark_non_differentiable(mean, variance)
         context.set_materialize_grads(False)
-        return from_rows(result, maps.shape), mean, variance
+        return output, mean, variance
 
     @staticmethod
     @once_differentiable
     def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        normal, weight, inverse, result = context.saved_tensors
+        normal, weight, inverse, output = context.saved_tensors
         if gradients[0] is None:
             return None, None, None, None, None
         gradient = to_rows(gradients[0], len(weight))
-        if result is not None:
-            gradient = torch.ops.aten.threshold_backward(gradient, result, 0)
+        if output is not None:
+            gradient = torch.ops.aten.threshold_backward(gradient, to_rows(output, len(weight)), 0)
         to_bias = gradient.sum(dim=1, keepdim=True)
         to_weight = (gradient * normal).sum(dim=1, keepdim=True)
         scale = weight.unsqueeze(1) * inverse

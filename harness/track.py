@@ -46,7 +46,7 @@ EPOCH_METRICS = {
 LONGEST_TAG = 7000
 BEAT_TAG = "harness.heartbeat"
 DIFF_TAG = "harness.git_diff"
-HOST_TAG, DEVICE_NAME_TAG, KERNELS_TAG = "harness.host", "harness.device_name", "harness.kernels"
+HOST_TAG, DEVICE_NAME_TAG = "harness.host", "harness.device_name"
 """Of a sweep those of the command; of a trial those of the worker that evaluated it, and until then the command's."""
 
 
@@ -161,7 +161,6 @@ class MlflowTracker:
         tags |= {PRUNED_TAG: "true"} if result.status == "pruned" else {}
         if result.host:
             tags |= {HOST_TAG: result.host, DEVICE_NAME_TAG: result.device_name}
-            tags |= {KERNELS_TAG: result.kernels} if result.kernels else {}
         with self._journaled.as_one() if self._journaled else nullcontext():
             self._log_batch(run_id, finals + curves, tags)
             self._log_files(run_id, result.artifacts)

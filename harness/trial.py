@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from harness import compiled, datasets, provenance
+from harness import datasets, provenance
 from harness.artifacts import failure_artifacts, trial_artifacts
 from harness.config import STAGE_METRICS, EpochLog, Placement, TrialConfig, TrialResult
 from harness.evaluation import Evaluation, measure_transfers
 from harness.material import Material, gather
 from harness.measures import measure_all
-from harness.numerics import computing_on
+from harness.numerics import computing_on, require
 from harness.rules import UserError
 from harness.train import TrainState, describe_error, initial_state, stage_losses, train_group
 from harness.train_stack import train_group_as_stack
@@ -39,15 +39,16 @@ class Segment:
     at_once: int = 0
 
 
-def set_up_worker(data: datasets.ImageSet, program: Mapping[str, str]) -> None:
+def set_up_worker(data: datasets.ImageSet, program: Mapping[str, str], placement: Placement) -> None:
     """What a worker on another machine does before its first task: takes over the images, of which it has no files.
 
     Args:
         data: The sweep's dataset.
         program: The coordinator's ``provenance.program``.
+        placement: Where it will compute.
 
     Raises:
-        UserError: if the worker has another, for its numbers would be others.
+        UserError: if the worker has another program, or not the kernels, for its numbers would be others.
     """
     own = provenance.program()
     for name in program:
@@ -56,6 +57,7 @@ def set_up_worker(data: datasets.ImageSet, program: Mapping[str, str]) -> None:
                 f"the worker on {platform.node()} has {name} {own.get(name)}, and this command {program[name]}: "
                 "install the same on both"
             )
+    require(placement.kernels)
     datasets.give(data)
 
 
@@ -143,16 +145,8 @@ def evaluate_group(
         if alive and placement.trainer != "plain":
             _transfer_together(alive, PRECISIONS[placement.precision])
         results = [each if isinstance(each, TrialResult) else _evaluate(each, measures) for each in begun]
-        kernels = described_kernels(placement)
     host, device_name = platform.node(), provenance.device_name(placement.device)
-    return [replace(result, host=host, device_name=device_name, kernels=kernels) for result in results]
-
-
-def described_kernels(placement: Placement) -> str:
-    """What does the work of stacks there, as ``compiled.described`` says it; empty on a GPU."""
-    if placement.device != "cpu":
-        return ""
-    return "torch" if placement.trainer == "plain" or placement.kernels == "torch" else compiled.described()
+    return [replace(result, host=host, device_name=device_name) for result in results]
 
 
 def _load(config: TrialConfig, state: TrainState, material: Material) -> Evaluation | TrialResult:

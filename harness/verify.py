@@ -18,7 +18,6 @@ from harness.reader import StoredRun
 from harness.recorded import reading
 from harness.retrain import Recipe
 from harness.saved import WEIGHTS_FILE, differing_weights, read_weights
-from harness.trial import described_kernels
 
 Outcome = Literal["bit-equal", "within tolerance", "different"]
 
@@ -155,7 +154,7 @@ def differing_fields(recipe: Recipe, placement: Placement, fingerprint: str) -> 
         Field("data fingerprint", recipe.placement.data_fingerprint, fingerprint),
         Field("device", recipe.placement.device, placement.device),
         Field("device's model", tags.get("harness.device_name", ""), provenance.device_name(placement.device)),
-        Field("kernels", tags.get("harness.kernels", ""), described_kernels(placement)),
+        Field("kernels", recipe.placement.kernels, placement.kernels),
         Field("commit", tags.get("mlflow.source.git.commit", ""), commit),
         Field("changes to the commit", _changes_then(tags), provenance.digest(changes) if changes else _dirty(dirty)),
         *_versions(json.loads(tags.get("harness.versions", "{}")), provenance.versions()),

@@ -16,9 +16,9 @@ from filelock import FileLock
 from hypothesis import settings
 
 from harness import datasets, downloads, train_stack
-from harness.compiled import kernels_wanted
 from harness.config import Placement
 from harness.garbage import search_seldom
+from harness.kernels import kernels_wanted
 from harness.library import StudyFile
 from harness.options import Request
 from harness.plan import SweepPlan, make_plan

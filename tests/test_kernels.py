@@ -5,26 +5,32 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional
 
-from harness import compiled, kernels
-from harness.compiled import in_use, kernels_wanted, normalize_compiled
-from harness.kernels import NoKernelsError
+from harness import compiler, kernels
+from harness.compiler import NoKernelsError
+from harness.kernels import convolve_compiled, in_use, kernels_wanted, normalize_compiled
+from harness.lowering import Geometry
 from harness.numerics import computing_on
+from harness.rules import UserError
+from harness.stacks import stack
 from tests.stacking import assert_close
 from tests.support import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
 
-PROCESSOR = kernels._processor()
+PROCESSOR = compiler._processor()
 """What this one can do."""
 
-FLAGS = kernels.FLAGS
+FLAGS = compiler.FLAGS
 
 BROKEN = """#!/bin/sh
 [ "$1" = --version ] && exit 0
@@ -37,12 +43,12 @@ exit 1
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache with nothing in it; what is loaded from it is forgotten afterwards. What is compiled is not made fast."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(kernels, "FLAGS", tuple("-O1" if flag == "-O3" else flag for flag in kernels.FLAGS))
-    kernels.load.cache_clear()
-    compiled.why_not.cache_clear()
+    monkeypatch.setattr(compiler, "FLAGS", tuple("-O1" if flag == "-O3" else flag for flag in compiler.FLAGS))
+    compiler.load.cache_clear()
+    kernels.why_not.cache_clear()
     yield tmp_path / "cache" / "harness" / "kernels"
-    kernels.load.cache_clear()
-    compiled.why_not.cache_clear()
+    compiler.load.cache_clear()
+    kernels.why_not.cache_clear()
 
 
 @pytest.fixture
@@ -57,18 +63,18 @@ def broken_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_they_are_compiled_once_for_all_processes(own_cache: Path) -> None:
     """One file, whole, which the next process takes; nothing else is left in the folder."""
-    kernels.load()
+    compiler.load()
     (file,) = own_cache.iterdir()
     before = file.stat()
-    kernels.load.cache_clear()
-    kernels.load()
+    compiler.load.cache_clear()
+    compiler.load()
     assert [*own_cache.iterdir()] == [file]
     assert (file.stat().st_mtime_ns, file.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
 
 
 def test_several_processes_may_compile_at_once(own_cache: Path) -> None:
     """Each has what it needs afterwards, and there is one file."""
-    program = "from harness import compiled; import sys; sys.exit(bool(compiled.why_not()))"
+    program = "from harness import kernels; import sys; sys.exit(bool(kernels.why_not()))"
     processes = [subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) for _ in range(2)]
     assert [process.wait(120) for process in processes] == [0, 0]
     assert len([*own_cache.iterdir()]) == 1
@@ -76,22 +82,62 @@ def test_several_processes_may_compile_at_once(own_cache: Path) -> None:
 
 def test_another_processor_has_kernels_of_its_own(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder that machines share no machine runs what was made for another."""
-    kernels.load()
-    kernels.load.cache_clear()
-    monkeypatch.setattr(kernels, "_processor", lambda: "another")
-    kernels.load()
+    compiler.load()
+    compiler.load.cache_clear()
+    monkeypatch.setattr(compiler, "_processor", lambda: "another")
+    compiler.load()
     assert len([*own_cache.iterdir()]) == 2
 
 
-def test_another_text_is_compiled_anew(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an update no stale program is loaded."""
-    kernels.load()
-    kernels.load.cache_clear()
-    changed = tmp_path / "kernels.cpp"
-    changed.write_text(kernels.SOURCE.read_text() + '\nextern "C" int newer() { return 7; }\n')
-    monkeypatch.setattr(kernels, "SOURCE", changed)
-    assert kernels.load().newer() == 7
-    assert len([*own_cache.iterdir()]) == 2
+@pytest.fixture
+def own_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the program to change."""
+    folder = shutil.copytree(compiler.FOLDER, tmp_path / "native")
+    monkeypatch.setattr(compiler, "FOLDER", folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", [path.name for path in compiler.FOLDER.iterdir()])
+def test_another_text_is_compiled_anew(name: str, own_cache: Path, own_sources: Path) -> None:
+    """After an update no stale program is loaded, whichever file is another."""
+    before = compiler._key(["c++"])
+    (own_sources / name).write_text((own_sources / name).read_text() + "\n")
+    assert compiler._key(["c++"]) != before
+    assert not own_cache.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x7fELF"], ids=["empty", "cut off"])
+def test_a_damaged_file_is_made_again(content: bytes, own_cache: Path) -> None:
+    """As one is that was on its way to the disk when the power went."""
+    file = own_cache / f"{compiler._key([str(shutil.which('c++'))])}.so"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    assert kernels.why_not() == ""
+    assert [*own_cache.iterdir()] == [file]
+    assert file.stat().st_size > 1000
+
+
+def test_a_compiler_that_hangs_is_given_up(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing is left of it."""
+    slow = tmp_path / "slow"
+    slow.write_text('#!/bin/sh\n[ "$1" = --version ] || exec sleep 60\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("CXX", str(slow))
+    monkeypatch.setattr(compiler, "COMPILE_SECONDS", 1)
+    assert "timed out after 1 seconds" in kernels.why_not()
+    assert [*own_cache.iterdir()] == []
+
+
+def test_the_next_compiler_is_tried_where_one_cannot_do_it(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old one may come first."""
+    (tmp_path / "c++").write_text(BROKEN)
+    (tmp_path / "c++").chmod(0o755)
+    (tmp_path / "g++").symlink_to(str(shutil.which("c++")))
+    monkeypatch.setattr(compiler, "COMPILERS", (str(tmp_path / "c++"), str(tmp_path / "g++")))
+    compiler.load()
+    assert len([*own_cache.iterdir()]) == 1
 
 
 def test_without_a_compiler_torch_does_the_work(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,8 +145,8 @@ def test_without_a_compiler_torch_does_the_work(own_cache: Path, monkeypatch: py
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(NoKernelsError, match="there is no C\\+\\+ compiler"):
-        kernels.load()
-    assert compiled.described() == "torch (there is no C++ compiler)"
+        compiler.load()
+    assert kernels.why_not() == "there is no C++ compiler"
     assert not in_use("cpu", torch.float32)
     assert not own_cache.exists()
 
@@ -108,14 +154,14 @@ def test_without_a_compiler_torch_does_the_work(own_cache: Path, monkeypatch: py
 @pytest.mark.usefixtures("broken_compiler")
 def test_a_compiler_that_cannot_do_it_is_named_with_its_error(own_cache: Path) -> None:
     """Nothing is left in the cache."""
-    assert "broken: kernels.cpp:1: error: no such language" in compiled.why_not()
+    assert "broken: kernels.cpp:1: error: no such language" in kernels.why_not()
     assert [*own_cache.iterdir()] == []
 
 
 def test_a_compiler_that_is_not_there_is_named(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked for by name in a variable."""
     monkeypatch.setenv("CXX", "/nowhere/c++ -O1")
-    assert compiled.why_not().startswith("/nowhere/c++: ")
+    assert kernels.why_not().startswith("/nowhere/c++: ")
     assert not own_cache.exists()
 
 
@@ -123,19 +169,30 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch:
     """Torch does the work then."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert "Not a directory" in compiled.why_not()
+    assert "Not a directory" in kernels.why_not()
     assert not own_cache.exists()
 
 
-def test_kernels_that_give_wrong_results_are_not_used(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the compiler made of them: here of one sign that is another."""
-    text = kernels.SOURCE.read_text()
-    assert text.count("sums[p][v] += value *") == 1
-    changed = tmp_path / "kernels.cpp"
-    changed.write_text(text.replace("sums[p][v] += value *", "sums[p][v] -= value *"))
-    monkeypatch.setattr(kernels, "SOURCE", changed)
-    assert compiled.described() == "torch (the compiled kernels give wrong results)"
-    assert len([*own_cache.iterdir()]) == 1
+MISTAKES = {
+    "sign of a product": ("convolutions.cpp", "sums[p][v] += value *", "sums[p][v] -= value *"),
+    "gradient of weights": ("convolutions.cpp", "sums[u][r][v] += left", "sums[u][r][v] -= left"),
+    "minimal filtering": ("convolutions.cpp", "to[side + c] = m0 - m1 - m2;", "to[side + c] = m0 - m1 + m2;"),
+    "few channels": ("convolutions.cpp", "each % channels * sizes.taps()", "each % channels * sizes.taps() + 0 * small + 1"),
+    "batch norm": ("batch_norm.cpp", "* scales[v] + shifts[v];", "* scales[v] - shifts[v];"),
+    "its gradient": ("batch_norm.cpp", "own * scales[v] - shifts[v]", "own * scales[v] + shifts[v]"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.usefixtures("own_cache")
+def test_kernels_that_give_wrong_results_are_not_used(mistake: str, own_sources: Path) -> None:
+    """Whatever a compiler made of them, in each of their ways: here of a line that is another."""
+    name, right, wrong = MISTAKES[mistake]
+    text = (own_sources / name).read_text()
+    assert text.count(right) == 1
+    (own_sources / name).write_text(text.replace(right, wrong))
+    assert kernels.why_not() == "the compiled kernels give wrong results"
+    assert not in_use("cpu", torch.float32)
 
 
 def test_they_are_for_float32_on_a_cpu_and_while_they_are_wanted() -> None:
@@ -150,6 +207,98 @@ def test_they_are_for_float32_on_a_cpu_and_while_they_are_wanted() -> None:
         assert not in_use("cpu", torch.float32)
     with computing_on("cpu"):
         assert in_use("cpu", torch.float32)
+
+
+def test_a_worker_without_them_computes_nothing_by_other_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers of a sweep are all made in one way; the line says what to do."""
+    monkeypatch.setattr("harness.numerics.why_not", lambda: "there is no C++ compiler")
+    with pytest.raises(UserError, match=r"there is no C\+\+ compiler.*--kernels torch"), computing_on("cpu", "compiled"):
+        pass
+    with computing_on("cpu", "torch"):
+        assert not in_use("cpu", torch.float32)
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from([(9, 3, 2), (2, 3, 1), (5, 4, 2), (4, 1, 1), (3, 5, 3)]),
+    st.tuples(st.integers(1, 140), st.one_of(st.integers(1, 5), st.integers(1, 140))),
+    st.sampled_from([0, 1, 5, 19, 25, 49, 241, 500]),
+    st.booleans(),
+)
+def test_a_convolution_of_any_channels_and_images_is_torch_s(
+    sides: tuple[int, int, int], channels: tuple[int, int], images: int, transposed: bool
+) -> None:
+    """Values and gradients, in double precision by torch: in all blocks that channels and images are cut into."""
+    side, kernel, stride = sides
+    small = (side + 2 * (kernel // 2) - kernel) // stride + 1
+    geometry = Geometry((kernel,) * 2, (stride,) * 2, (kernel // 2,) * 2, (side,) * 2, (small,) * 2)
+    narrow, wide = channels
+    random = torch.Generator().manual_seed(images)
+    maps = torch.randn(2 * images, *((narrow, small, small) if transposed else (wide, side, side)), generator=random)
+    leaves = [maps.requires_grad_(), torch.randn(2, narrow, wide, kernel, kernel, generator=random).requires_grad_()]
+    bias = torch.randn(2, wide if transposed else narrow, generator=random)
+    result = convolve_compiled(leaves[0], leaves[1], bias, geometry, transposed)
+    found = [result, *torch.autograd.grad(result.square().sum(), leaves)]
+    doubled = [each.detach().double().requires_grad_() for each in leaves]
+    parts = [
+        functional.conv_transpose2d(part, own, shift, stride, kernel // 2, geometry.output_padding)
+        if transposed
+        else functional.conv2d(part, own, shift, stride, kernel // 2)
+        for part, own, shift in zip(doubled[0].chunk(2) if images else doubled * 2, doubled[1], bias.double(), strict=False)
+        if images
+    ]
+    if images:
+        expected = torch.cat(parts)
+        for one, other in zip(found, [expected, *torch.autograd.grad(expected.square().sum(), doubled)], strict=True):
+            assert_close(one.detach(), other.detach())
+    else:
+        assert result.shape == (0, wide if transposed else narrow, *([side, side] if transposed else [small, small]))
+        assert torch.count_nonzero(found[2]) == 0
+
+
+MISFITS: dict[str, Callable[[], object]] = {
+    "channels of a convolution": lambda: halved(torch.ones(4, 3, 5, 5)),
+    "sides": lambda: halved(torch.ones(4, 4, 6, 5)),
+    "images that are left over": lambda: halved(torch.ones(5, 4, 5, 5)),
+    "double precision": lambda: halved(torch.ones(4, 4, 5, 5, dtype=torch.float64)),
+    "bias": lambda: halved(torch.ones(4, 4, 5, 5), torch.ones(2, 7)),
+    "channels of a norm": lambda: normalize_compiled(torch.ones(4, 16, 3, 3), torch.ones(2, 8), torch.ones(2, 8), 1e-5, True),
+    "rows that are left over": lambda: normalize_compiled(torch.ones(5, 8), torch.ones(2, 8), torch.ones(2, 8), 1e-5, True),
+}
+
+
+def halved(maps: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A convolution of two networks from 4 x 5 x 5 to 8 x 3 x 3."""
+    return convolve_compiled(maps, torch.ones(2, 8, 4, 3, 3), bias, Geometry((3, 3), (2, 2), (1, 1), (5, 5), (3, 3)), False)
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_what_does_not_fit_is_refused(misfit: str) -> None:
+    """An architecture with a mistake is an error of its trial's, not one of the memory."""
+    with pytest.raises(ValueError, match=r"not fit|for float32"):
+        MISFITS[misfit]()
+
+
+class AddsToItself(nn.Module):
+    """Changes what a rectified norm gave, in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), nn.ReLU())
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Keeps the shape."""
+        result: Tensor = self.block(maps)
+        result += maps
+        return result
+
+
+@pytest.mark.usefixtures("each_way")
+def test_a_change_in_place_that_would_spoil_a_gradient_is_an_error() -> None:
+    """As torch has it: the gradient of a ReLU needs what came out of it."""
+    net = stack([AddsToItself().train() for _ in range(2)])
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        net(torch.randn(4, 2, 4, 4)).sum().backward()
 
 
 def by_torch(maps: Tensor, weight: Tensor, bias: Tensor, rectified: bool, gradient: Tensor) -> list[Tensor]:
@@ -201,11 +350,11 @@ def test_the_sizes_are_in_the_order_of_the_kernels_own() -> None:
     """A field more on either side would shift all after it."""
     names = "members images small_channels large_channels kernel_height kernel_width stride_height stride_width"
     names += " padding_height padding_width large_height large_width small_height small_width"
-    declared = kernels.SOURCE.read_text().partition("struct Sizes {")[2].partition("Index taps()")[0]
+    declared = (compiler.FOLDER / "convolutions.cpp").read_text().partition("struct Sizes {")[2].partition("Index taps()")[0]
     found = [word.strip(" ,;") for word in declared.replace("Index", "").split() if word.strip(" ,;")]
     assert found == names.split()
-    geometry = compiled.Geometry((1, 2), (3, 4), (5, 6), (7, 8), (9, 10))
-    assert [*compiled._sizes(-4, -3, -2, -1, geometry)] == [-4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    geometry = Geometry((1, 2), (3, 4), (5, 6), (7, 8), (9, 10))
+    assert [*kernels._sizes(-4, -3, -2, -1, geometry)] == [-4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
 
 
 @pytest.mark.skipif("avx512f" not in PROCESSOR, reason="the processor has no vectors of 16 numbers")
@@ -213,9 +362,9 @@ def test_a_narrower_processor_gives_the_same_bits(own_cache: Path, monkeypatch: 
     """With vectors of 8 numbers in place of 16: sums have one order, so that the machines of a cluster agree."""
     results = []
     for options in ("", " -mno-avx512f"):
-        monkeypatch.setattr(kernels, "FLAGS", FLAGS)
+        monkeypatch.setattr(compiler, "FLAGS", FLAGS)
         monkeypatch.setenv("CXX", f"{shutil.which('c++')}{options}")
-        kernels.load.cache_clear()
+        compiler.load.cache_clear()
         results.append(_everything())
     assert len([*own_cache.iterdir()]) == 2
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
@@ -226,7 +375,7 @@ def test_the_narrowest_vectors_are_right_as_well(own_cache: Path, monkeypatch: p
     """Of 4 numbers and without fused multiply-add, as on processors of ten years ago: the same up to rounding."""
     wide = _everything()
     monkeypatch.setenv("CXX", f"{shutil.which('c++')} -mno-avx512f -mno-avx -mno-fma")
-    kernels.load.cache_clear()
+    compiler.load.cache_clear()
     for one, other in zip(_everything(), wide, strict=True):
         assert_close(one.detach(), other.detach())
     assert len([*own_cache.iterdir()]) == 2
@@ -237,12 +386,12 @@ def _everything() -> list[Tensor]:
     random = torch.Generator().manual_seed(0)
     found: list[Tensor] = []
     for large, small, channels in (((9, 9), (5, 5), (53, 37)), ((2, 2), (2, 2), (64, 40)), ((6, 6), (3, 3), (20, 1))):
-        geometry = compiled.Geometry((3, 3), (2, 2) if large != small else (1, 1), (1, 1), large, small)
+        geometry = Geometry((3, 3), (2, 2) if large != small else (1, 1), (1, 1), large, small)
         weight = torch.randn(2, *channels, 3, 3, generator=random)
         for transposed in (False, True):
             side, size = (channels[0], small) if transposed else (channels[1], large)
             leaves = [torch.randn(38, side, *size, generator=random).requires_grad_(), weight.clone().requires_grad_()]
-            result = compiled.convolve_compiled(leaves[0], leaves[1], None, geometry, transposed)
+            result = convolve_compiled(leaves[0], leaves[1], None, geometry, transposed)
             found += [result, *torch.autograd.grad(result.square().sum(), leaves)]
     leaves = [torch.randn(*shape, generator=random).requires_grad_() for shape in ((80, 21, 5, 5), (2, 21), (2, 21))]
     result, mean, variance = normalize_compiled(*leaves, 1e-5, True)

@@ -16,10 +16,11 @@ import torch
 
 import harness
 from harness import datasets, plan
+from harness.compiler import NoKernelsError
 from harness.config import StudyConfig, TrialConfig
 from harness.library import load_study
 from harness.options import parse
-from harness.plan import SweepPlan, grid_trials, make_plan
+from harness.plan import SweepPlan, choose_kernels, grid_trials, make_plan
 from harness.rules import UserError
 
 REPOSITORY = Path(harness.__file__).resolve().parents[1]
@@ -164,7 +165,7 @@ def test_the_default_sweep_has_the_name_that_it_had_before_there_were_variants_a
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """But for the version of the results: what came later changes no name where it is left out."""
-    words = ["latent_sweep", "--device", "cpu"]
+    words = ["latent_sweep", "--device", "cpu", "--kernels", "torch"]
     now = make_plan(load_study("latent_sweep"), parse(words)).identity
     monkeypatch.setattr(plan, "RESULTS_VERSION", 4)
     assert make_plan(load_study("latent_sweep"), parse(words)).identity == "84917c423acb94d3" != now
@@ -241,6 +242,28 @@ def test_automatic_precision_is_what_it_is_turned_into() -> None:
         assert automatic.identity == by_name.identity
         assert automatic.placement.precision == "float32"
         assert automatic.placement.trainer == (words or ("", "stacked"))[1]
+
+
+def test_automatic_kernels_are_what_they_are_turned_into(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Compiled where they can be had; else torch, with a line that says why, and the plain trainer and a GPU have none."""
+    assert plan_of(GRID).placement.kernels == "compiled"
+    assert plan_of(GRID).identity == plan_of(GRID, "--kernels", "compiled").identity
+    assert plan_of(GRID, "--trainer", "plain").placement.kernels == "torch"
+    assert choose_kernels("auto", "cuda", "stacked") == "torch"
+    assert caplog.text == ""
+
+    def refuse() -> None:
+        raise NoKernelsError("there is no C++ compiler")
+
+    monkeypatch.setattr("harness.compiler.load", refuse)
+    automatic = plan_of(GRID)
+    assert automatic.placement.kernels == "torch"
+    assert automatic.identity == plan_of(GRID, "--kernels", "torch").identity
+    assert "no compiled kernels (there is no C++ compiler)" in caplog.text
+    with pytest.raises(UserError, match=r"'compiled', and they cannot be had \(there is no C\+\+ compiler\)"):
+        plan_of(GRID, "--kernels", "compiled")
 
 
 def test_changed_images_change_the_identity(here: Path) -> None:
@@ -323,6 +346,7 @@ def test_a_study_file_in_another_encoding_is_planned() -> None:
         (GRID, ["--set", "loss=mse,bce", "--set", "output_activation=identity"], ["loss is 'bce'", "output_activation"]),
         (GRID, ["--executor", "proceses"], ["unknown executor 'proceses'", "did you mean 'processes'?"]),
         (GRID, ["--trainer", "plain", "--precision", "bfloat16"], ["'bfloat16'", "plain trainer has float32 only"]),
+        (GRID, ["--trainer", "plain", "--kernels", "compiled"], ["'compiled'", "the plain trainer does without"]),
         (GRID, ["--dataset", "digit"], ["unknown dataset 'digit'", "did you mean 'digits'?"]),
         (GRID, ["--dataset", "npz"], ["npz:PATH"]),
         (GRID, ["--dataset", "digits:here"], ["'digits:here' is written digits"]),

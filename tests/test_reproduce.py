@@ -59,7 +59,7 @@ def test_a_trial_of_a_group_is_bit_equal(number: int, stored: Stored, capsys: py
     assert "others of its group" in err
     assert "trained 2 of 2 epochs" in err
     assert "Bit-equal: all of" in out
-    assert "Data, versions, commit and device are those of the record." in out
+    assert "Data, versions, commit, device and kernels are those of the record." in out
 
 
 def test_json_has_then_and_now(stored: Stored, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,7 +173,7 @@ def test_a_number_that_was_altered_is_found(stored: Stored, tmp_path: Path, caps
 
 
 def test_another_rounding_is_within_the_tolerance(stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same group trained one after the other, as if the record said so: not the same bits, and hardly another number."""
+    """The same group trained by the layers of torch, as if the record said so: not the same bits, and hardly another number."""
     copy = stored.copied(tmp_path)
     run_id = copy.run_ids(copy.grid)[1]
     copy.change("UPDATE tags SET value = 'torch' WHERE key = 'harness.kernels' AND run_uuid = ?", run_id)

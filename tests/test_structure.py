@@ -19,7 +19,7 @@ from harness.samplers import SAMPLERS
 from tests.support import ROOT
 
 LEVELS = (
-    {"rules", "disk", "garbage", "kernels"},
+    {"rules", "disk", "garbage", "compiler"},
     {"commands", "forks", "config", "downloads", "arrays", "folders", "recorded", "workers", "server", "lowering"},
     {
         "datasets",
@@ -28,7 +28,7 @@ LEVELS = (
         "floors",
         "interpolation",
         "transfer",
-        "compiled",
+        "kernels",
         "optimizers",
         "statistics",
         "figures",

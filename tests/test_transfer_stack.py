@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from harness import stacks, transfer_stack
-from harness.compiled import kernels_wanted
+from harness.kernels import kernels_wanted
 from harness.stacks import is_faster_apart
 from harness.transfer import (
     CURVES,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness import compiled, provenance, train, train_stack, transfer, trial
+from harness import compiler, datasets, provenance, train, train_stack, transfer, trial
 from harness.config import Placement, TrialConfig, TrialResult
 from harness.executors import EXECUTORS
 from harness.measures import METRICS
@@ -22,7 +22,7 @@ from harness.models import ARCHITECTURES, resolve
 from harness.options import PRECISIONS as NAMED_PRECISIONS
 from harness.options import TRAINERS
 from harness.rules import UserError
-from harness.trial import PRECISIONS, Segment, evaluate_group, run_segment
+from harness.trial import PRECISIONS, Segment, evaluate_group, run_segment, set_up_worker
 from harness.workers import Wanted
 from tests.support import EXECUTOR_NAMES, TIMES, TINY, torch_settings
 
@@ -53,7 +53,6 @@ def test_a_trial_runs_alone_for_every_architecture(architecture: str, placement:
     (result,) = evaluate_group([config], segment.states, placement)
     assert result.status == "finished"
     assert (result.host, result.device_name) == (platform.node(), provenance.device_name("cpu"))
-    assert result.kernels == ("torch" if placement.trainer == "plain" else compiled.described())
     assert {"reconstruction_loss", "max_latent_correlation", "transfer_accuracy", "val/mse"} <= result.metrics.keys()
     assert all(len(values) == config.transfer_epochs for values in result.curves.values())
     assert pickle.loads(pickle.dumps(result)) == result  # noqa: S301  # our own bytes
@@ -197,18 +196,26 @@ def test_a_group_of_every_architecture_as_it_is_is_measured_as_its_members_are_a
     assert_results_agree(*evaluate_in_both_ways(configs, tmp_path))
 
 
-def test_the_kernels_are_used_where_they_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In training and in evaluation; the result says which did the work."""
-    config, calls = resolve(replace(TINY, architecture="base", width=2)), []
-    plain = compiled.kernels.load()
-    monkeypatch.setattr(compiled.kernels, "load", lambda: calls.append("") or plain)
-    for kernels, described in (("auto", "compiled"), ("torch", "torch")):
-        placement = Placement(str(tmp_path / "data"), kernels=kernels)
-        states = run_segment([config], None, 1, placement).states
-        trained = len(calls)
-        (result,) = evaluate_group([config], states, placement)
-        assert (trained > 0, len(calls) > trained, result.kernels) == (kernels == "auto", kernels == "auto", described)
-        calls.clear()
+def test_a_worker_without_the_kernels_of_the_command_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its first task: its numbers would be others. Where torch does the work for all, it needs none."""
+    data = datasets.load("digits", str(tmp_path), None)
+    monkeypatch.setattr("harness.numerics.why_not", lambda: "there is no C++ compiler")
+    set_up_worker(data, provenance.program(), Placement("", kernels="torch"))
+    with pytest.raises(UserError, match=r"no compiled kernels on \S+ \(there is no C\+\+ compiler\)"):
+        set_up_worker(data, provenance.program(), Placement("", kernels="compiled"))
+
+
+@pytest.mark.parametrize("kernels", ["auto", "compiled", "torch"])
+def test_the_kernels_are_used_where_they_are_wanted(kernels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training and in evaluation."""
+    calls: list[str] = []
+    library = compiler.load()
+    monkeypatch.setattr(compiler, "load", lambda: calls.append("") or library)
+    config, placement = resolve(replace(TINY, architecture="base", width=2)), Placement(str(tmp_path / "data"), kernels=kernels)
+    states = run_segment([config], None, 1, placement).states
+    trained = len(calls)
+    evaluate_group([config], states, placement)
+    assert (trained > 0) == (len(calls) > trained) == (kernels != "torch")
 
 
 def test_transfers_that_cannot_be_measured_together_are_measured_one_by_one(

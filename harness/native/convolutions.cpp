@@ -1,56 +1,32 @@
-// Convolutions and batch norms of K networks at once, on one core of a CPU.
+// Convolutions of K networks at once, on one core of a CPU.
 //
 // Maps are (K, B, H, W, C) and weights (K, L, kernel height, kernel width, S), contiguous float32, with S channels on the small
-// side of a convolution and L on the large one. Every sum has one order, whatever the width of the processor's vectors.
+// side of a convolution and L on the large one. Every sum has one order, whatever the width of the vectors.
 
 #include <algorithm>
-#include <cmath>
-#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <vector>
 
+#include "vectors.hpp"
+
+namespace harness {
 namespace {
 
-using Index = std::int64_t;
+// Images at a time, so that their maps stay in the cache while all channels are gone through.
+constexpr Index IMAGES = 24;
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16, VECTORS = 4, ROWS = 8;
-#elif defined(__AVX__)
-constexpr int LANES = 8, VECTORS = 2, ROWS = 4;
-#else
-constexpr int LANES = 4, VECTORS = 4, ROWS = 4;
-#endif
-// Of a vector; of the vectors and of the rows that are summed at once, so that all sums stay in registers.
+// Images at a time whose maps are laid out for minimal filtering.
+constexpr Index WIDENED = 240;
 
-constexpr Index IMAGES = 24;  // at a time, so that their maps stay in the cache while all channels are gone through
-constexpr Index WIDENED = 240;  // images at a time whose maps are widened for minimal filtering
+// So few on the large side, as images have, do not fill a vector.
 constexpr Index FEW_CHANNELS = 3;
-constexpr Index BLOCK = 256;  // rows that are summed in float32; the sums of blocks are float64
-
-template <int N>
-struct Lanes {
-  typedef float Vector __attribute__((vector_size(N * sizeof(float)), aligned(4), may_alias));
-};
-
-template <int N>
-using Vector = typename Lanes<N>::Vector;
-
-template <int N>
-inline Vector<N> load(const float* from) {
-  return *reinterpret_cast<const Vector<N>*>(from);
-}
-
-template <int N>
-inline void store(float* to, Vector<N> values) {
-  *reinterpret_cast<Vector<N>*>(to) = values;
-}
 
 using Scratch = std::unique_ptr<float[]>;
 
-inline Scratch scratch(Index floats) { return std::make_unique_for_overwrite<float[]>(floats); }
+inline Scratch scratch(Index floats) { return Scratch(new float[floats]); }
 
-// As in harness.lowering: the order is that of kernels.py.
+// As in harness/lowering.py, in the order of harness/kernels.py.
 struct Sizes {
   Index members, images, small_channels, large_channels;
   Index kernel_height, kernel_width, stride_height, stride_width, padding_height, padding_width;
@@ -62,14 +38,15 @@ struct Sizes {
   Index weights() const { return large_channels * taps() * small_channels; }
 
   // Whether maps of 2 x 2 stay as large, as the last ones of an encoder that has halved them as often as it can.
-  bool are_smallest() const {
-    return kernel_height == 3 && kernel_width == 3 && stride_height == 1 && stride_width == 1 && padding_height == 1 && padding_width == 1 &&
-           large_height == 2 && large_width == 2;
+  bool allow_minimal_filtering() const {
+    const bool keeps_sides = stride_height == 1 && stride_width == 1 && padding_height == 1 && padding_width == 1;
+    return kernel_height == 3 && kernel_width == 3 && keeps_sides && large_height == 2 && large_width == 2;
   }
 };
 
+// ``count`` taps in a row, which lie side by side in the map and among the weights.
 struct Tap {
-  Index from, number;
+  Index from, number, count = 1;
 };
 
 // The taps of every position of a result: those that fall onto the map that it comes from.
@@ -78,7 +55,17 @@ struct Taps {
   std::vector<Index> starts{0};
 
   const Tap* of(Index position) const { return taps.data() + starts[position]; }
-  Index count(Index position) const { return starts[position + 1] - starts[position]; }
+  const Tap* end(Index position) const { return taps.data() + starts[position + 1]; }
+
+  void add(Index from, Index number) {
+    const bool is_first = taps.empty() || static_cast<Index>(taps.size()) == starts.back();
+    if (!is_first && taps.back().from + taps.back().count == from && taps.back().number + taps.back().count == number)
+      taps.back().count++;
+    else
+      taps.push_back({from, number});
+  }
+
+  void end_position() { starts.push_back(static_cast<Index>(taps.size())); }
 };
 
 Taps taps_down(const Sizes& sizes) {
@@ -90,9 +77,9 @@ Taps taps_down(const Sizes& sizes) {
           const Index above = y * sizes.stride_height + i - sizes.padding_height;
           const Index left = x * sizes.stride_width + j - sizes.padding_width;
           if (above >= 0 && left >= 0 && above < sizes.large_height && left < sizes.large_width)
-            found.taps.push_back({above * sizes.large_width + left, i * sizes.kernel_width + j});
+            found.add(above * sizes.large_width + left, i * sizes.kernel_width + j);
         }
-      found.starts.push_back(static_cast<Index>(found.taps.size()));
+      found.end_position();
     }
   return found;
 }
@@ -107,26 +94,11 @@ Taps taps_up(const Sizes& sizes) {
           if (above < 0 || left < 0 || above % sizes.stride_height || left % sizes.stride_width) continue;
           const Index row = above / sizes.stride_height, column = left / sizes.stride_width;
           if (row < sizes.small_height && column < sizes.small_width)
-            found.taps.push_back({row * sizes.small_width + column, i * sizes.kernel_width + j});
+            found.add(row * sizes.small_width + column, i * sizes.kernel_width + j);
         }
-      found.starts.push_back(static_cast<Index>(found.taps.size()));
+      found.end_position();
     }
   return found;
-}
-
-// Calls f.operator()<V, N>(first) for blocks of V vectors of N channels, the widest first.
-template <typename F>
-void over_channels(Index channels, F f) {
-  Index first = 0;
-  const auto take = [&]<int V, int N>() {
-    for (; channels - first >= V * N; first += V * N) f.template operator()<V, N>(first);
-  };
-  take.template operator()<VECTORS, LANES>();
-  if constexpr (VECTORS > 2) take.template operator()<2, LANES>();
-  take.template operator()<1, LANES>();
-  if constexpr (LANES > 8) take.template operator()<1, 8>();
-  if constexpr (LANES > 4) take.template operator()<1, 4>();
-  take.template operator()<1, 1>();
 }
 
 // Some channels of the results of a convolution, and what they are made of.
@@ -141,14 +113,14 @@ struct Task {
 
 // One position of P images, V vectors of N channels.
 template <int P, int V, int N>
-inline void convolve_position(const Task& task, float* to, const float* from, const Tap* taps, Index count) {
+inline void convolve_position(const Task& task, float* to, const float* from, const Tap* taps, const Tap* end) {
   Vector<N> sums[P][V];
   for (int v = 0; v < V; v++)
     for (int p = 0; p < P; p++) sums[p][v] = task.bias ? load<N>(task.bias + v * N) : Vector<N>{};
-  for (const Tap* tap = taps; tap < taps + count; tap++) {
+  for (const Tap* tap = taps; tap < end; tap++) {
     const float* maps = from + tap->from * task.from_channels;
     const float* weight = task.weight + tap->number * task.from_channels * V * N;
-    for (Index i = 0; i < task.from_channels; i++, weight += V * N)
+    for (Index i = 0; i < tap->count * task.from_channels; i++, weight += V * N)
 #pragma GCC unroll 16
       for (int p = 0; p < P; p++) {
         const float value = maps[p * task.from_stride + i];
@@ -165,7 +137,7 @@ void convolve_at_once(const Task& task, Index first, const Taps& taps, Index pos
   float* to = task.to + first * task.to_stride;
   const float* from = task.from + first * task.from_stride;
   for (Index position = 0; position < positions; position++, to += task.to_channels)
-    convolve_position<P, V, N>(task, to, from, taps.of(position), taps.count(position));
+    convolve_position<P, V, N>(task, to, from, taps.of(position), taps.end(position));
 }
 
 template <int V, int N>
@@ -205,8 +177,8 @@ void convolve_up_to_few(float* to, const float* from, const float* weight, const
   const Index channels = sizes.large_channels, wide = sizes.taps() * channels, small = sizes.small_channels;
   const Index width = (wide + LANES - 1) / LANES * LANES;
   Taps itself;
-  itself.taps.push_back({0, 0});
-  itself.starts.push_back(1);
+  itself.add(0, 0);
+  itself.end_position();
   const Scratch packed = scratch(small * width), given = scratch(sizes.small() * width);
   over_channels(width, [&, block = packed.get()]<int V, int N>(Index first) mutable {
     for (Index i = 0; i < small; i++)
@@ -221,8 +193,9 @@ void convolve_up_to_few(float* to, const float* from, const float* weight, const
     for (Index position = 0; position < sizes.large(); position++)
       for (Index channel = 0; channel < channels; channel++) {
         float sum = bias ? bias[channel] : 0;
-        for (const Tap* tap = taps.of(position); tap < taps.of(position) + taps.count(position); tap++)
-          sum += given[tap->from * width + tap->number * channels + channel];
+        for (const Tap* tap = taps.of(position); tap < taps.end(position); tap++)
+          for (Index each = 0; each < tap->count; each++)
+            sum += given[(tap->from + each) * width + (tap->number + each) * channels + channel];
         *to++ = sum;
       }
   }
@@ -249,24 +222,24 @@ void convolve_member(float* to, const float* from, const float* weight, const fl
 }
 
 // The positions of the large map and of the small one that a tap connects.
-struct Pair {
+struct Link {
   Index large, small;
 };
 
-std::vector<std::vector<Pair>> pairs_of(const Sizes& sizes) {
-  std::vector<std::vector<Pair>> pairs(sizes.taps());
+std::vector<std::vector<Link>> links_of(const Sizes& sizes) {
+  std::vector<std::vector<Link>> links(sizes.taps());
   const Taps taps = taps_down(sizes);
   for (Index position = 0; position < sizes.small(); position++)
-    for (const Tap* tap = taps.of(position); tap < taps.of(position) + taps.count(position); tap++)
-      pairs[tap->number].push_back({tap->from, position});
-  return pairs;
+    for (const Tap* tap = taps.of(position); tap < taps.end(position); tap++)
+      for (Index each = 0; each < tap->count; each++) links[tap->number + each].push_back({tap->from + each, position});
+  return links;
 }
 
 // Adds to R rows of one tap's gradient, V vectors of N channels. A single row has U sums, one after the other, not to wait for
 // one of them.
 template <int R, int V, int N>
 void add_to_gradient(float* to, Index to_stride, const float* large, const float* small, const Sizes& sizes, Index images,
-                     const std::vector<Pair>& pairs) {
+                     const std::vector<Link>& links) {
   constexpr int U = R == 1 ? 4 : 1;
   const Index large_stride = sizes.large() * sizes.large_channels, small_stride = sizes.small() * sizes.small_channels;
   Vector<N> sums[U][R][V]{};
@@ -278,9 +251,9 @@ void add_to_gradient(float* to, Index to_stride, const float* large, const float
 #pragma GCC unroll 8
         for (int v = 0; v < V; v++) sums[u][r][v] += left[u * large_stride + r] * load<N>(right + u * small_stride + v * N);
   };
-  for (const Pair& pair : pairs) {
-    const float* left = large + pair.large * sizes.large_channels;
-    const float* right = small + pair.small * sizes.small_channels;
+  for (const Link& link : links) {
+    const float* left = large + link.large * sizes.large_channels;
+    const float* right = small + link.small * sizes.small_channels;
     Index image = 0;
     for (; image + U <= images; image += U, left += U * large_stride, right += U * small_stride) add.template operator()<U>(left, right);
     for (; image < images; image++, left += large_stride, right += small_stride) add.template operator()<1>(left, right);
@@ -294,7 +267,7 @@ void add_to_gradient(float* to, Index to_stride, const float* large, const float
 }
 
 void weight_gradient_of_images(float* to, const float* large, const float* small, const Sizes& sizes, Index images,
-                               const std::vector<std::vector<Pair>>& pairs) {
+                               const std::vector<std::vector<Link>>& links) {
   const Index taps = sizes.taps(), stride = taps * sizes.small_channels;
   for (Index tap = 0; tap < taps; tap++) {
     Index row = 0;
@@ -303,11 +276,11 @@ void weight_gradient_of_images(float* to, const float* large, const float* small
         over_channels(sizes.small_channels, [&]<int V, int N>(Index first) {
           if constexpr (V <= 2)
             add_to_gradient<R, V, N>(to + row * stride + tap * sizes.small_channels + first, stride, large + row, small + first, sizes,
-                                     images, pairs[tap]);
+                                     images, links[tap]);
           else
             for (Index half = first; half < first + V * N; half += 2 * N)
               add_to_gradient<R, 2, N>(to + row * stride + tap * sizes.small_channels + half, stride, large + row, small + half, sizes,
-                                       images, pairs[tap]);
+                                       images, links[tap]);
         });
     };
     if constexpr (ROWS > 4) take.template operator()<ROWS>();
@@ -317,10 +290,11 @@ void weight_gradient_of_images(float* to, const float* large, const float* small
 }
 
 void weight_gradient_of_member(float* to, const float* large, const float* small, const Sizes& sizes,
-                               const std::vector<std::vector<Pair>>& pairs) {
+                               const std::vector<std::vector<Link>>& links) {
+  const Index large_stride = sizes.large() * sizes.large_channels, small_stride = sizes.small() * sizes.small_channels;
   for (Index image = 0; image < sizes.images; image += IMAGES)
-    weight_gradient_of_images(to, large + image * sizes.large() * sizes.large_channels, small + image * sizes.small() * sizes.small_channels,
-                              sizes, std::min(IMAGES, sizes.images - image), pairs);
+    weight_gradient_of_images(to, large + image * large_stride, small + image * small_stride, sizes,
+                              std::min(IMAGES, sizes.images - image), links);
 }
 
 // Minimal filtering (Winograd 1980) of maps of 2 x 2: along a side, y0 = w1 x0 + w2 x1 and y1 = w0 x0 + w1 x1 are three products,
@@ -408,8 +382,8 @@ void convolve_member_minimally(float* to, const float* from, const float* weight
   Taps taps;
   for (Index i = 0; i < 3; i++)
     for (Index j = 0; j < 3; j++) {
-      taps.taps.push_back({3 * i + j, up ? (3 - i) % 3 * 3 + (3 - j) % 3 : 3 * i + j});
-      taps.starts.push_back(static_cast<Index>(taps.taps.size()));
+      taps.add(3 * i + j, up ? (3 - i) % 3 * 3 + (3 - j) % 3 : 3 * i + j);
+      taps.end_position();
     }
   widen_weights(weights.get(), weight, sizes);
   for (Index image = 0; image < sizes.images; image += at_once) {
@@ -422,77 +396,21 @@ void convolve_member_minimally(float* to, const float* from, const float* weight
 
 void weight_gradient_minimally(float* to, const float* large, const float* small, const Sizes& sizes) {
   const Scratch large_maps = scratch(IMAGES * 9 * sizes.large_channels), small_maps = scratch(IMAGES * 9 * sizes.small_channels);
-  std::vector<std::vector<Pair>> pairs;
-  for (Index each = 0; each < 9; each++) pairs.push_back({{each, each}});
+  std::vector<std::vector<Link>> links;
+  for (Index each = 0; each < 9; each++) links.push_back({{each, each}});
   for (Index image = 0; image < sizes.images; image += IMAGES) {
     const Index images = std::min(IMAGES, sizes.images - image);
     widen(large_maps.get(), large + image * 4 * sizes.large_channels, images, sizes.large_channels, false);
     widen(small_maps.get(), small + image * 4 * sizes.small_channels, images, sizes.small_channels, true);
-    weight_gradient_of_images(to, large_maps.get(), small_maps.get(), widened(sizes, images), images, pairs);
+    weight_gradient_of_images(to, large_maps.get(), small_maps.get(), widened(sizes, images), images, links);
   }
   narrow_weights(to, sizes);
 }
 
-// Calls f(first row, rows) for blocks, and adds what f leaves in ``block`` (channels) to ``total``.
-template <typename F>
-void sum_in_blocks(Index rows, std::vector<float>& block, std::vector<double>& total, F f) {
-  std::fill(total.begin(), total.end(), 0.0);
-  for (Index first = 0; first < rows; first += BLOCK) {
-    std::fill(block.begin(), block.end(), 0.0f);
-    f(first, std::min(BLOCK, rows - first));
-    for (std::size_t each = 0; each < total.size(); each++) total[each] += block[each];
-  }
-}
-
-void add_rows(float* __restrict to, const float* __restrict rows, Index count, Index channels) {
-  for (Index row = 0; row < count; row++, rows += channels)
-    for (Index c = 0; c < channels; c++) to[c] += rows[c];
-}
-
-void add_squares(float* __restrict to, const float* __restrict rows, const float* __restrict mean, Index count, Index channels) {
-  for (Index row = 0; row < count; row++, rows += channels)
-    for (Index c = 0; c < channels; c++) to[c] += (rows[c] - mean[c]) * (rows[c] - mean[c]);
-}
-
-template <bool RECTIFIED>
-void apply(float* __restrict to, const float* __restrict rows, const float* __restrict mean, const float* __restrict scale,
-           const float* __restrict bias, Index count, Index channels) {
-  for (Index at = 0; at < count * channels; at += channels)
-    for (Index c = 0; c < channels; c++) {
-      const float value = (rows[at + c] - mean[c]) * scale[c] + bias[c];
-      to[at + c] = RECTIFIED && value < 0 ? 0 : value;  // NaN stays what it is
-    }
-}
-
-// Of a gradient that comes through a ReLU as well where there is a ``result``.
-template <bool RECTIFIED>
-void add_gradients(float* __restrict to_bias, float* __restrict to_weight, const float* __restrict gradient, const float* __restrict rows,
-                   const float* __restrict result, const float* __restrict mean, Index count, Index channels) {
-  for (Index at = 0; at < count * channels; at += channels)
-    for (Index c = 0; c < channels; c++) {
-      const float own = RECTIFIED && result[at + c] <= 0 ? 0 : gradient[at + c];
-      to_bias[c] += own;
-      to_weight[c] += own * (rows[at + c] - mean[c]);
-    }
-}
-
-// What comes back to the rows: gradient * scale - shift - (rows - mean) * slope.
-struct Affine {
-  const float *scale, *shift, *slope;
-};
-
-template <bool RECTIFIED>
-void apply_gradients(float* __restrict to, const float* __restrict gradient, const float* __restrict rows, const float* __restrict result,
-                     const float* __restrict mean, const Affine affine, Index count, Index channels) {
-  const float *__restrict scale = affine.scale, *__restrict shift = affine.shift, *__restrict slope = affine.slope;
-  for (Index at = 0; at < count * channels; at += channels)
-    for (Index c = 0; c < channels; c++) {
-      const float own = RECTIFIED && result[at + c] <= 0 ? 0 : gradient[at + c];
-      to[at + c] = own * scale[c] - shift[c] - (rows[at + c] - mean[c]) * slope[c];
-    }
-}
-
 }  // namespace
+}  // namespace harness
+
+using namespace harness;
 
 extern "C" {
 
@@ -503,7 +421,7 @@ void harness_convolve(float* to, const float* from, const float* weight, const f
   const Index large = sizes->images * sizes->large() * sizes->large_channels;
   const Index channels = up ? sizes->large_channels : sizes->small_channels;
   for (Index member = 0; member < sizes->members; member++) {
-    if (sizes->are_smallest())
+    if (sizes->allow_minimal_filtering())
       convolve_member_minimally(to, from, weight, bias, *sizes, up);
     else if (up && channels <= FEW_CHANNELS)
       convolve_up_to_few(to, from, weight, bias, *sizes, taps);
@@ -520,64 +438,14 @@ void harness_convolve(float* to, const float* from, const float* weight, const f
 void harness_weight_gradient(float* to, const float* large, const float* small, const Sizes* sizes) {
   const Index large_stride = sizes->images * sizes->large() * sizes->large_channels;
   const Index small_stride = sizes->images * sizes->small() * sizes->small_channels;
-  const std::vector<std::vector<Pair>> pairs = pairs_of(*sizes);
+  const std::vector<std::vector<Link>> links = links_of(*sizes);
   std::fill(to, to + sizes->members * sizes->weights(), 0.0f);
   for (Index member = 0; member < sizes->members; member++) {
-    if (sizes->are_smallest())
+    if (sizes->allow_minimal_filtering())
       weight_gradient_minimally(to, large, small, *sizes);
     else
-      weight_gradient_of_member(to, large, small, *sizes, pairs);
+      weight_gradient_of_member(to, large, small, *sizes, links);
     to += sizes->weights(), large += large_stride, small += small_stride;
   }
 }
-
-// Batch norm of rows (K, N, C) in training, and ReLU after it where ``rectified``; mean and biased variance are (K, C).
-void harness_normalize(float* to, float* mean, float* variance, const float* rows, const float* weight, const float* bias, float eps,
-                       Index members, Index count, Index channels, int rectified) {
-  std::vector<float> block(channels), scale(channels);
-  std::vector<double> total(channels);
-  for (Index member = 0; member < members; member++) {
-    sum_in_blocks(count, block, total, [&](Index first, Index some) { add_rows(block.data(), rows + first * channels, some, channels); });
-    for (Index c = 0; c < channels; c++) mean[c] = static_cast<float>(total[c] / count);
-    sum_in_blocks(count, block, total,
-                  [&](Index first, Index some) { add_squares(block.data(), rows + first * channels, mean, some, channels); });
-    for (Index c = 0; c < channels; c++) {
-      variance[c] = static_cast<float>(total[c] / count);
-      scale[c] = weight[c] / std::sqrt(variance[c] + eps);
-    }
-    (rectified ? apply<true> : apply<false>)(to, rows, mean, scale.data(), bias, count, channels);
-    to += count * channels, rows += count * channels;
-    mean += channels, variance += channels, weight += channels, bias += channels;
-  }
-}
-
-// The gradients of the same; ``result`` is what came out of it where it was rectified, else null.
-void harness_normalize_gradients(float* to_rows, float* to_weight, float* to_bias, const float* gradient, const float* rows,
-                                 const float* result, const float* weight, const float* mean, const float* variance, float eps,
-                                 Index members, Index count, Index channels) {
-  std::vector<float> block(2 * channels), factors(3 * channels);
-  std::vector<double> total(2 * channels);
-  float *scale = factors.data(), *shift = scale + channels, *slope = shift + channels;
-  for (Index member = 0; member < members; member++) {
-    sum_in_blocks(count, block, total, [&](Index first, Index some) {
-      const Index at = first * channels;
-      (result ? add_gradients<true> : add_gradients<false>)(block.data(), block.data() + channels, gradient + at, rows + at,
-                                                            result ? result + at : nullptr, mean, some, channels);
-    });
-    for (Index c = 0; c < channels; c++) {
-      const double inverse = 1 / std::sqrt(static_cast<double>(variance[c]) + eps), product = weight[c] * inverse;
-      to_bias[c] = static_cast<float>(total[c]);
-      to_weight[c] = static_cast<float>(total[channels + c] * inverse);
-      scale[c] = static_cast<float>(product);
-      shift[c] = static_cast<float>(product * total[c] / count);
-      slope[c] = static_cast<float>(product * inverse * inverse * total[channels + c] / count);
-    }
-    (result ? apply_gradients<true> : apply_gradients<false>)(to_rows, gradient, rows, result, mean, Affine{scale, shift, slope}, count,
-                                                              channels);
-    to_rows += count * channels, gradient += count * channels, rows += count * channels;
-    if (result) result += count * channels;
-    to_weight += channels, to_bias += channels, weight += channels, mean += channels, variance += channels;
-  }
-}
-
 }

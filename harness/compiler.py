@@ -1,0 +1,122 @@
+"""The program in ``native``, compiled for this very processor when it is first needed and kept in the user's cache."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "native"
+
+COMPILERS = ("c++", "g++", "clang++")
+COMPILER = "CXX"
+"""The variable that names another compiler, with options where it takes any."""
+
+FLAGS = ("-std=c++20", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
+FOR_THIS_PROCESSOR = ("-march=native",), ("-mcpu=native",), ()
+"""What compilers call it; the first that the compiler takes counts."""
+
+COMPILE_SECONDS = 120
+
+
+class NoKernelsError(Exception):
+    """There is no compiled program here; says why in a line."""
+
+
+@lru_cache(maxsize=1)
+def load() -> ctypes.CDLL:
+    """The compiled program, from the cache where it is there.
+
+    Raises:
+        NoKernelsError: if there is no compiler, or none that can do it, or no place to keep what it makes.
+    """
+    failures = []
+    for command in _commands():
+        try:
+            return _load_or_compile(command)
+        except (OSError, ValueError, subprocess.SubprocessError, NoKernelsError) as error:
+            failures.append(f"{command[0]}: {error}")
+    raise NoKernelsError(failures[0] if failures else "there is no C++ compiler")
+
+
+def _commands() -> list[list[str]]:
+    """The compilers to try, with their options."""
+    named = os.environ.get(COMPILER, "")
+    if named:
+        try:
+            return [shlex.split(named)]
+        except ValueError as error:
+            raise NoKernelsError(f"{COMPILER} is {named!r}: {error}") from error
+    return [[path] for path in dict.fromkeys(map(shutil.which, COMPILERS)) if path]
+
+
+def _load_or_compile(command: Sequence[str]) -> ctypes.CDLL:
+    name = f"{_key(command)}.so"
+    place = _cache() / name
+    with suppress(OSError):  # it is not there yet, or damaged
+        return ctypes.CDLL(str(place))
+    _compile(command, place)
+    return ctypes.CDLL(str(place))
+
+
+def _cache() -> Path:
+    try:
+        import platformdirs
+    except ImportError as error:  # training alone needs torch and nothing else
+        raise NoKernelsError("platformdirs is not installed, which knows the place to keep them") from error
+    folder = Path(platformdirs.user_cache_dir("harness")) / "kernels"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _key(command: Sequence[str]) -> str:
+    """Of all that the compiled program depends on: a folder may be shared by machines with other processors and systems."""
+    version = _run([*command, "--version"]).stdout
+    system = (*platform.libc_ver(), platform.system(), _processor())
+    parts = [*(path.read_text() for path in _files()), repr((list(command), FLAGS, FOR_THIS_PROCESSOR, system)), version]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+def _files() -> list[Path]:
+    return sorted(FOLDER.iterdir())
+
+
+def _processor() -> str:
+    """The processor with what it can do, as far as the system says it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    known = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    return "\n".join([platform.machine(), *sorted(known)])
+
+
+def _compile(command: Sequence[str], place: Path) -> None:
+    """Puts the compiled program into its place, whole or not at all: several processes may do so at once."""
+    sources = [str(path) for path in _files() if path.suffix == ".cpp"]
+    with tempfile.TemporaryDirectory(dir=place.parent) as folder:
+        made = Path(folder) / place.name
+        for flags in FOR_THIS_PROCESSOR:
+            done = _run([*command, *FLAGS, *flags, *sources, "-o", str(made)], check=False)
+            if done.returncode == 0:
+                made.replace(place)
+                return
+    message = next((line for line in done.stderr.splitlines() if "error" in line), f"exit code {done.returncode}")
+    raise NoKernelsError(message.strip())
+
+
+def _run(words: Sequence[str], check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs a compiler, whose messages are to be in English."""
+    environment = os.environ | {"LC_ALL": "C"}
+    return subprocess.run(
+        words, capture_output=True, text=True, errors="replace", timeout=COMPILE_SECONDS, check=check, env=environment
+    )
