@@ -1,8 +1,9 @@
 """Training one by one against training as stacks on whatever device is here; needs neither MLflow nor Optuna.
 
 ``python -m benchmarks.device`` prints, for MNIST-sized images: trials per minute of the plain trainer and of stacks of K; on a
-CPU those of a stack with products by MKL and by oneDNN; the time of a training step's convolutions done in each way; on request
-that of a step as it is and as ``torch.compile`` has it; and the time of the whole 63-trial sweep, training, evaluation and files.
+CPU those of a stack by torch, with products by MKL and by oneDNN, and by the compiled kernels; the time of a training step's
+convolutions done in each way; on request that of a step as it is and as ``torch.compile`` has it; and the time of the whole
+63-trial sweep, training, evaluation and files.
 """
 
 from __future__ import annotations
@@ -110,12 +111,15 @@ def measure_rates(base: TrialConfig, placement: Placement, sizes: Sequence[int],
 
 
 def measure_products(base: TrialConfig, placement: Placement, size: int, measured_epochs: int, rounds: int) -> list[Rate]:
-    """The same for a stack of each architecture, with products by MKL, which torch takes by itself, and by oneDNN."""
+    """The same for a stack of each architecture: by torch with products by MKL, its own choice, or by oneDNN, and by kernels."""
     contestants = {}
     for architecture in ARCHITECTURES:
-        train = partial(run_segment, _members(base, architecture, size), None, measured_epochs, placement)
-        contestants[f"{architecture}, MKL"] = (size, partial(_by_mkl, train))
-        contestants[f"{architecture}, oneDNN"] = (size, train)
+        train = partial(run_segment, _members(base, architecture, size), None, measured_epochs)
+        by_torch = partial(train, replace(placement, kernels="torch"))
+        contestants[f"{architecture}, MKL"] = (size, partial(_by_mkl, by_torch))
+        contestants[f"{architecture}, oneDNN"] = (size, by_torch)
+        if in_use("cpu", torch.float32):
+            contestants[f"{architecture}, kernels"] = (size, partial(train, placement))
     return _in_turn(contestants, base.epochs / measured_epochs, rounds)
 
 

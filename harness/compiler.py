@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 FOLDER = Path(__file__).parent / "native"
 
@@ -32,6 +33,18 @@ class NoKernelsError(Exception):
     """There is no compiled program here; says why in a line."""
 
 
+class _Compiler(NamedTuple):
+    """A compiler that is here.
+
+    Attributes:
+        words: Its command, with the options for this processor.
+        version: What it says of itself, in a line.
+    """
+
+    words: tuple[str, ...]
+    version: str
+
+
 @lru_cache(maxsize=1)
 def load() -> ctypes.CDLL:
     """The compiled program, from the cache where it is there.
@@ -39,10 +52,21 @@ def load() -> ctypes.CDLL:
     Raises:
         NoKernelsError: if there is no compiler, or none that can do it, or no place to keep what it makes.
     """
+    return _found()[0]
+
+
+def version() -> str:
+    """That of the compiler whose program this process has loaded, in a line; empty where it has loaded none."""
+    return _found()[1].version if _found.cache_info().currsize else ""
+
+
+@lru_cache(maxsize=1)
+def _found() -> tuple[ctypes.CDLL, _Compiler]:
     failures = []
     for command in _commands():
         try:
-            return _load_or_compile(command)
+            compiler = _examined(command)
+            return _load_or_compile(compiler), compiler
         except (OSError, ValueError, subprocess.SubprocessError, NoKernelsError) as error:
             failures.append(f"{command[0]}: {error}")
     raise NoKernelsError(failures[0] if failures else "there is no C++ compiler")
@@ -50,7 +74,7 @@ def load() -> ctypes.CDLL:
 
 def _commands() -> list[list[str]]:
     """The compilers to try, with their options."""
-    named = os.environ.get(COMPILER, "")
+    named = os.environ.get(COMPILER, "").strip()
     if named:
         try:
             return [shlex.split(named)]
@@ -59,12 +83,21 @@ def _commands() -> list[list[str]]:
     return [[path] for path in dict.fromkeys(map(shutil.which, COMPILERS)) if path]
 
 
-def _load_or_compile(command: Sequence[str]) -> ctypes.CDLL:
-    name = f"{_key(command)}.so"
+def _examined(command: Sequence[str]) -> _Compiler:
+    """A compiler with its options for this processor, which are tried on an empty program."""
+    version = _run([*command, "--version"]).stdout.partition("\n")[0].strip()
+    for flags in FOR_THIS_PROCESSOR:
+        if _run([*command, *flags, "-x", "c++", "-fsyntax-only", os.devnull], check=False).returncode == 0:
+            return _Compiler((*command, *flags), version)
+    raise NoKernelsError("it compiles not even an empty program")
+
+
+def _load_or_compile(compiler: _Compiler) -> ctypes.CDLL:
+    name = f"{_key(compiler)}.so"
     place = _cache() / name
     with suppress(OSError):  # it is not there yet, or damaged
         return ctypes.CDLL(str(place))
-    _compile(command, place)
+    _compile(compiler, place)
     return ctypes.CDLL(str(place))
 
 
@@ -78,16 +111,16 @@ def _cache() -> Path:
     return folder
 
 
-def _key(command: Sequence[str]) -> str:
+def _key(compiler: _Compiler) -> str:
     """Of all that the compiled program depends on: a folder may be shared by machines with other processors and systems."""
-    version = _run([*command, "--version"]).stdout
     system = (*platform.libc_ver(), platform.system(), _processor())
-    parts = [*(path.read_text() for path in _files()), repr((list(command), FLAGS, FOR_THIS_PROCESSOR, system)), version]
+    parts = [*(path.read_text() for path in files()), repr((compiler, FLAGS, system))]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
-def _files() -> list[Path]:
-    return sorted(FOLDER.iterdir())
+def files() -> list[Path]:
+    """Of the program."""
+    return sorted(FOLDER.glob("*.[ch]pp"))
 
 
 def _processor() -> str:
@@ -100,18 +133,16 @@ def _processor() -> str:
     return "\n".join([platform.machine(), *sorted(known)])
 
 
-def _compile(command: Sequence[str], place: Path) -> None:
+def _compile(compiler: _Compiler, place: Path) -> None:
     """Puts the compiled program into its place, whole or not at all: several processes may do so at once."""
-    sources = [str(path) for path in _files() if path.suffix == ".cpp"]
+    sources = [str(path) for path in files() if path.suffix == ".cpp"]
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
         made = Path(folder) / place.name
-        for flags in FOR_THIS_PROCESSOR:
-            done = _run([*command, *FLAGS, *flags, *sources, "-o", str(made)], check=False)
-            if done.returncode == 0:
-                made.replace(place)
-                return
-    message = next((line for line in done.stderr.splitlines() if "error" in line), f"exit code {done.returncode}")
-    raise NoKernelsError(message.strip())
+        done = _run([*compiler.words, *FLAGS, *sources, "-o", str(made)], check=False)
+        if done.returncode:
+            message = next((line for line in done.stderr.splitlines() if "error" in line), f"exit code {done.returncode}")
+            raise NoKernelsError(message.strip())
+        made.replace(place)
 
 
 def _run(words: Sequence[str], check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -128,7 +128,7 @@ def _convolve(maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geome
     bias = None if bias is None else bias.contiguous()
     result = torch.empty(len(maps), channels, *size, memory_format=torch.channels_last)
     sizes = _sizes(len(weight), len(maps) // len(weight), weight.shape[4], weight.shape[1], geometry)
-    compiler.load().harness_convolve(_at(result), _at(maps), _at(weight), _at(bias), sizes, int(up))
+    _has_memory(compiler.load().harness_convolve(_at(result), _at(maps), _at(weight), _at(bias), sizes, int(up)))
     return result
 
 
@@ -139,7 +139,7 @@ def _weight_gradient(large: Tensor, small: Tensor, weight: Tensor, geometry: Geo
     large, small = _channels_last(large), _channels_last(small)
     result = torch.empty(members, large_channels, *kernel, small_channels)
     sizes = _sizes(members, len(large) // members, small_channels, large_channels, geometry)
-    compiler.load().harness_weight_gradient(_at(result), _at(large), _at(small), sizes)
+    _has_memory(compiler.load().harness_weight_gradient(_at(result), _at(large), _at(small), sizes))
     return result.permute(0, 4, 1, 2, 3)
 
 
@@ -183,6 +183,11 @@ class _Normalize(torch.autograd.Function):
         pointers = (_at(each) for each in (gradient_of_rows, to_weight, to_bias, gradient, rows, result, weight, mean, variance))
         compiler.load().harness_normalize_gradients(*pointers, ctypes.c_float(context.eps), *_counts(rows))
         return from_rows(gradient_of_rows, gradients[0].shape), to_weight, to_bias, None, None
+
+
+def _has_memory(code: int) -> None:
+    if code:
+        raise MemoryError("no memory for what the kernels lay out")
 
 
 def _check(maps: Tensor, weight: Tensor, geometry: Geometry, is_small: bool) -> None:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import compiler, datasets, models, options
+from harness import datasets, models, options
 from harness.config import EVALUATION_FIELDS, Placement, StudyConfig, Trial, TrialConfig, fingerprint
 from harness.executors import EXECUTORS
+from harness.kernels import why_not
 from harness.library import SearchSpace, StudyFile
 from harness.measures import GROUPS, METRICS
 from harness.options import Request
@@ -128,11 +129,11 @@ def make_plan(file: StudyFile, request: Request) -> SweepPlan:
         device=device,
         trainer=request.trainer,
         precision=choose_precision(request.precision, device, request.trainer),
-        kernels=choose_kernels(request.kernels, device, request.trainer),
     )
     datasets.prepare(study.base.dataset, placement.data_root)
     data = datasets.load(study.base.dataset, placement.data_root, study.base.image_size)
-    placement = replace(placement, data_fingerprint=data.fingerprint)
+    kernels = choose_kernels(request.kernels, device, request.trainer)  # last, as it may compile them
+    placement = replace(placement, data_fingerprint=data.fingerprint, kernels=kernels)
     plan = SweepPlan(
         study=study,
         search_space=file.search_space,
@@ -251,14 +252,14 @@ def choose_kernels(wanted: str, device: str, trainer: str) -> str:
         return "torch"
     if wanted == "torch":
         return "torch"
-    try:
-        compiler.load()
-    except compiler.NoKernelsError as error:
-        if wanted == "compiled":
-            raise UserError(f"--kernels is 'compiled', and they cannot be had ({error}): install a C++ compiler") from error
-        LOG.warning("no compiled kernels (%s): training takes up to twice as long; a C++ compiler mends that", error)
-        return "torch"
-    return "compiled"
+    reason = why_not()
+    if reason and wanted == "compiled":
+        raise UserError(f"--kernels is 'compiled', and they cannot be had ({reason}): install a C++ compiler")
+    if reason:
+        LOG.warning(
+            "no compiled kernels (%s): training takes up to twice as long, and goes on with no sweep that had them", reason
+        )
+    return "torch" if reason else "compiled"
 
 
 def _overrides(study: StudyConfig, request: Request) -> dict[str, Any]:

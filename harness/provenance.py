@@ -8,9 +8,12 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from harness import __version__
+from harness import __version__, compiler
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "optuna", "mlflow")
+
+COMPILER = "C++ compiler"
+"""What stands for the version of the compiler whose program the process has loaded."""
 
 RESULTS_VERSION = 10
 """Raised whenever a change of the harness changes a trial's numbers, so that old and new ones are never mixed."""
@@ -71,16 +74,20 @@ def versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return found | ({COMPILER: made_by} if (made_by := compiler.version()) else {})
 
 
-def program() -> dict[str, str]:
-    """What else than the records decides a number's bits: the harness's own files, by a digest, and the libraries' versions."""
-    folder = Path(__file__).parent
-    files = [*sorted(folder.glob("*.py")), *sorted((folder / "native").iterdir())]
+def program(kernels: str) -> dict[str, str]:
+    """What else than the records decides a number's bits: the harness's own files, by a digest, and the libraries' versions.
+
+    Args:
+        kernels: As in ``Placement``: where they are compiled, the compiler decides as well.
+    """
+    files = [*sorted(Path(__file__).parent.glob("*.py")), *compiler.files()]
     own = sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
     found = versions()
-    return {"harness": f"{__version__} ({own})"} | {name: found.get(name, "") for name in ("torch", "numpy", "scikit-learn")}
+    libraries = ("torch", "numpy", "scikit-learn", *([COMPILER] if kernels == "compiled" else []))
+    return {"harness": f"{__version__} ({own})"} | {name: found.get(name, "") for name in libraries}
 
 
 def _is_in_checkout() -> bool:

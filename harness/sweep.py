@@ -106,7 +106,7 @@ def open_executor(plan: SweepPlan, means: Means) -> Iterator[Executor]:
     """What is to run the tasks; it starts no worker before there is a task, but finds its cluster."""
     base = plan.study.base
     data = datasets.load(base.dataset, plan.placement.data_root, base.image_size)
-    set_up = partial(set_up_worker, data, provenance.program(), plan.placement)
+    set_up = partial(set_up_worker, data, provenance.program(plan.placement.kernels), plan.placement)
     with datasets.lent(data) as borrow:
         wanted = Wanted(means.workers, plan.placement.device, means.cluster, means.resources, set_up, borrow)
         with EXECUTORS[means.executor](wanted) as executor:

@@ -50,14 +50,14 @@ def set_up_worker(data: datasets.ImageSet, program: Mapping[str, str], placement
     Raises:
         UserError: if the worker has another program, or not the kernels, for its numbers would be others.
     """
-    own = provenance.program()
+    require(placement.kernels)
+    own = provenance.program(placement.kernels)
     for name in program:
         if own.get(name) != program[name]:
             raise UserError(
                 f"the worker on {platform.node()} has {name} {own.get(name)}, and this command {program[name]}: "
                 "install the same on both"
             )
-    require(placement.kernels)
     datasets.give(data)
 
 

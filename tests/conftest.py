@@ -18,7 +18,7 @@ from hypothesis import settings
 from harness import datasets, downloads, train_stack
 from harness.config import Placement
 from harness.garbage import search_seldom
-from harness.kernels import kernels_wanted
+from harness.kernels import kernels_wanted, why_not
 from harness.library import StudyFile
 from harness.options import Request
 from harness.plan import SweepPlan, make_plan
@@ -51,9 +51,18 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture
+def needs_kernels() -> None:
+    """Is skipped where there is no C++ compiler."""
+    if why_not():
+        pytest.skip(why_not())
+
+
 @pytest.fixture(params=["compiled", "torch"])
 def each_way(request: pytest.FixtureRequest) -> Iterator[None]:
     """With the compiled kernels and without them."""
+    if request.param == "compiled":
+        request.getfixturevalue("needs_kernels")
     with kernels_wanted(request.param == "compiled"):
         yield
 

@@ -16,7 +16,6 @@ import torch
 
 import harness
 from harness import datasets, plan
-from harness.compiler import NoKernelsError
 from harness.config import StudyConfig, TrialConfig
 from harness.library import load_study
 from harness.options import parse
@@ -218,7 +217,6 @@ def test_the_same_study_again_has_the_same_identity(here: Path) -> None:
         ["--set", "learning_rate=0.001"],
         ["--trainer", "plain"],
         ["--precision", "bfloat16"],
-        ["--kernels", "torch"],
     ],
     ids=" ".join,
 )
@@ -244,20 +242,20 @@ def test_automatic_precision_is_what_it_is_turned_into() -> None:
         assert automatic.placement.trainer == (words or ("", "stacked"))[1]
 
 
+@pytest.mark.usefixtures("needs_kernels")
 def test_automatic_kernels_are_what_they_are_turned_into(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Compiled where they can be had; else torch, with a line that says why, and the plain trainer and a GPU have none."""
     assert plan_of(GRID).placement.kernels == "compiled"
-    assert plan_of(GRID).identity == plan_of(GRID, "--kernels", "compiled").identity
+    assert (
+        plan_of(GRID).identity == plan_of(GRID, "--kernels", "compiled").identity != plan_of(GRID, "--kernels", "torch").identity
+    )
     assert plan_of(GRID, "--trainer", "plain").placement.kernels == "torch"
     assert choose_kernels("auto", "cuda", "stacked") == "torch"
     assert caplog.text == ""
 
-    def refuse() -> None:
-        raise NoKernelsError("there is no C++ compiler")
-
-    monkeypatch.setattr("harness.compiler.load", refuse)
+    monkeypatch.setattr(plan, "why_not", lambda: "there is no C++ compiler")
     automatic = plan_of(GRID)
     assert automatic.placement.kernels == "torch"
     assert automatic.identity == plan_of(GRID, "--kernels", "torch").identity

@@ -255,8 +255,8 @@ def test_a_sweep_without_nodes_ends_in_one_line(cluster: Any, monkeypatch: pytes
 @pytest.mark.cluster
 def test_a_worker_with_another_program_is_refused(cluster: Any, plan: SweepPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its numbers would be others; the line says what differs, and where."""
-    program = provenance.program()
-    monkeypatch.setattr(provenance, "program", lambda: {**program, "torch": "1.0"})
+    program = provenance.program("compiled")
+    monkeypatch.setattr(provenance, "program", lambda _: {**program, "torch": "1.0"})
     with pytest.raises(UserError, match=r"the worker on \S+ has torch \S+, and this command 1\.0: install the same on both"):
         run(plan, Means("ray", cluster=cluster.address))
 

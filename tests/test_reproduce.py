@@ -172,6 +172,7 @@ def test_a_number_that_was_altered_is_found(stored: Stored, tmp_path: Path, caps
     assert "  reconstruction_loss: " in out
 
 
+@pytest.mark.usefixtures("needs_kernels")
 def test_another_rounding_is_within_the_tolerance(stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same group trained by the layers of torch, as if the record said so: not the same bits, and hardly another number."""
     copy = stored.copied(tmp_path)

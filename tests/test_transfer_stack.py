@@ -151,6 +151,7 @@ def test_large_images_are_evaluated_net_by_net_to_the_same_numbers(
         assert_close(classify_all(tasks), [classify(task) for task in tasks])
 
 
+@pytest.mark.usefixtures("needs_kernels")
 def test_only_torch_has_large_images_evaluated_net_by_net() -> None:
     """The kernels take some images of a net at a time; small images and codes go through the stack either way."""
     large, small, codes = torch.empty(2, 1, 28, 28), torch.empty(2, 1, 8, 8), torch.empty(2, 1000)

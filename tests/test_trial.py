@@ -200,11 +200,12 @@ def test_a_worker_without_the_kernels_of_the_command_is_refused(tmp_path: Path, 
     """Before its first task: its numbers would be others. Where torch does the work for all, it needs none."""
     data = datasets.load("digits", str(tmp_path), None)
     monkeypatch.setattr("harness.numerics.why_not", lambda: "there is no C++ compiler")
-    set_up_worker(data, provenance.program(), Placement("", kernels="torch"))
+    set_up_worker(data, provenance.program("torch"), Placement("", kernels="torch"))
     with pytest.raises(UserError, match=r"no compiled kernels on \S+ \(there is no C\+\+ compiler\)"):
-        set_up_worker(data, provenance.program(), Placement("", kernels="compiled"))
+        set_up_worker(data, provenance.program("compiled"), Placement("", kernels="compiled"))
 
 
+@pytest.mark.usefixtures("needs_kernels")
 @pytest.mark.parametrize("kernels", ["auto", "compiled", "torch"])
 def test_the_kernels_are_used_where_they_are_wanted(kernels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In training and in evaluation."""

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "vectors.hpp"
@@ -407,6 +408,17 @@ void weight_gradient_minimally(float* to, const float* large, const float* small
   narrow_weights(to, sizes);
 }
 
+// 1 where the memory does not do, else 0.
+template <typename F>
+int code_of(F f) {
+  try {
+    f();
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
+}
+
 }  // namespace
 }  // namespace harness
 
@@ -414,38 +426,41 @@ using namespace harness;
 
 extern "C" {
 
-// From large maps to small ones, or back where ``up``; ``bias`` is (K, channels of the result), or null.
-void harness_convolve(float* to, const float* from, const float* weight, const float* bias, const Sizes* sizes, int up) {
-  const Taps taps = up ? taps_up(*sizes) : taps_down(*sizes);
-  const Index small = sizes->images * sizes->small() * sizes->small_channels;
-  const Index large = sizes->images * sizes->large() * sizes->large_channels;
-  const Index channels = up ? sizes->large_channels : sizes->small_channels;
-  for (Index member = 0; member < sizes->members; member++) {
-    if (sizes->allow_minimal_filtering())
-      convolve_member_minimally(to, from, weight, bias, *sizes, up);
-    else if (up && channels <= FEW_CHANNELS)
-      convolve_up_to_few(to, from, weight, bias, *sizes, taps);
-    else
-      convolve_member(to, from, weight, bias, *sizes, up, taps);
-    to += up ? large : small;
-    from += up ? small : large;
-    weight += sizes->weights();
-    if (bias) bias += channels;
-  }
+// From large maps to small ones, or back where ``up``; ``bias`` is (K, channels of the result), or null. Gives ``code_of``.
+int harness_convolve(float* to, const float* from, const float* weight, const float* bias, const Sizes* sizes, int up) {
+  return code_of([=]() mutable {
+    const Taps taps = up ? taps_up(*sizes) : taps_down(*sizes);
+    const Index small = sizes->images * sizes->small() * sizes->small_channels;
+    const Index large = sizes->images * sizes->large() * sizes->large_channels;
+    const Index channels = up ? sizes->large_channels : sizes->small_channels;
+    for (Index member = 0; member < sizes->members; member++) {
+      if (sizes->allow_minimal_filtering())
+        convolve_member_minimally(to, from, weight, bias, *sizes, up);
+      else if (up && channels <= FEW_CHANNELS)
+        convolve_up_to_few(to, from, weight, bias, *sizes, taps);
+      else
+        convolve_member(to, from, weight, bias, *sizes, up, taps);
+      to += up ? large : small, from += up ? small : large, weight += sizes->weights();
+      if (bias) bias += channels;
+    }
+  });
 }
 
-// The gradient of the weights, from that of the result and the maps, or from the maps and that of the result on the way up.
-void harness_weight_gradient(float* to, const float* large, const float* small, const Sizes* sizes) {
-  const Index large_stride = sizes->images * sizes->large() * sizes->large_channels;
-  const Index small_stride = sizes->images * sizes->small() * sizes->small_channels;
-  const std::vector<std::vector<Link>> links = links_of(*sizes);
-  std::fill(to, to + sizes->members * sizes->weights(), 0.0f);
-  for (Index member = 0; member < sizes->members; member++) {
-    if (sizes->allow_minimal_filtering())
-      weight_gradient_minimally(to, large, small, *sizes);
-    else
-      weight_gradient_of_member(to, large, small, *sizes, links);
-    to += sizes->weights(), large += large_stride, small += small_stride;
-  }
+// The gradient of the weights, from that of the result and the maps, or from the maps and that of the result on the way up. Gives
+// ``code_of``.
+int harness_weight_gradient(float* to, const float* large, const float* small, const Sizes* sizes) {
+  return code_of([=]() mutable {
+    const Index large_stride = sizes->images * sizes->large() * sizes->large_channels;
+    const Index small_stride = sizes->images * sizes->small() * sizes->small_channels;
+    const std::vector<std::vector<Link>> links = links_of(*sizes);
+    std::fill(to, to + sizes->members * sizes->weights(), 0.0f);
+    for (Index member = 0; member < sizes->members; member++) {
+      if (sizes->allow_minimal_filtering())
+        weight_gradient_minimally(to, large, small, *sizes);
+      else
+        weight_gradient_of_member(to, large, small, *sizes, links);
+      to += sizes->weights(), large += large_stride, small += small_stride;
+    }
+  });
 }
 }
