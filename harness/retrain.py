@@ -25,7 +25,7 @@ class Recipe:
         sweep: Its parent run.
         members: The trials that trained together with it, itself among them, in their order: the last bits of a member depend
             on its place in the stack.
-        placement: With the trainer, the precision, the kernels, the kind of device and the checksum of the images; no data root yet.
+        placement: With the trainer, the precision, the kernels, the kind of device and the images' checksum; no data root yet.
         is_whole: Whether the first and the last member are there; if not, one of their runs was deleted.
         pruned: After how many segments a search gave members up, by number: the stack was smaller from then on.
     """
