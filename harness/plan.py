@@ -257,7 +257,7 @@ def choose_kernels(wanted: str, device: str, trainer: str) -> str:
         raise UserError(f"--kernels is 'compiled', and they cannot be had ({reason}): install a C++ compiler")
     if reason:
         LOG.warning(
-            "no compiled kernels (%s): training takes up to twice as long, and goes on with no sweep that had them", reason
+            "no compiled kernels (%s): training takes up to 1.6 times as long, and goes on with no sweep that had them", reason
         )
     return "torch" if reason else "compiled"
 
