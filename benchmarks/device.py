@@ -1,7 +1,7 @@
 """Training one by one against training as stacks on whatever device is here; needs neither MLflow nor Optuna.
 
 ``python -m benchmarks.device`` prints, for MNIST-sized images: trials per minute of the plain trainer and of stacks of K; on a
-CPU those of a stack by torch, with products by MKL and by oneDNN, and by the compiled kernels; the time of a training step's
+CPU those of a stack by torch, with products by MKL and by oneDNN, by the compiled kernels, and in bfloat16; the time of a step's
 convolutions done in each way; on request that of a step as it is and as ``torch.compile`` has it; and the time of the whole
 63-trial sweep, training, evaluation and files.
 """
@@ -111,7 +111,7 @@ def measure_rates(base: TrialConfig, placement: Placement, sizes: Sequence[int],
 
 
 def measure_products(base: TrialConfig, placement: Placement, size: int, measured_epochs: int, rounds: int) -> list[Rate]:
-    """The same for a stack of each architecture: by torch with products by MKL, its own choice, or by oneDNN, and by kernels."""
+    """The same for a stack of each architecture: by torch, with MKL, its own choice, or oneDNN; by kernels; in bfloat16."""
     contestants = {}
     for architecture in ARCHITECTURES:
         train = partial(run_segment, _members(base, architecture, size), None, measured_epochs)
@@ -120,6 +120,7 @@ def measure_products(base: TrialConfig, placement: Placement, size: int, measure
         contestants[f"{architecture}, oneDNN"] = (size, by_torch)
         if in_use("cpu", torch.float32):
             contestants[f"{architecture}, kernels"] = (size, partial(train, placement))
+        contestants[f"{architecture}, bfloat16"] = (size, partial(train, replace(placement, precision="bfloat16")))
     return _in_turn(contestants, base.epochs / measured_epochs, rounds)
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 FOLDER = Path(__file__).parent / "native"
 
 COMPILERS = ("c++", "g++", "clang++")
-COMPILER = "CXX"
+VARIABLE = "CXX"
 """The variable that names another compiler, with options where it takes any."""
 
 FLAGS = ("-std=c++20", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
@@ -45,7 +45,6 @@ class _Compiler(NamedTuple):
     version: str
 
 
-@lru_cache(maxsize=1)
 def load() -> ctypes.CDLL:
     """The compiled program, from the cache where it is there.
 
@@ -74,12 +73,12 @@ def _found() -> tuple[ctypes.CDLL, _Compiler]:
 
 def _commands() -> list[list[str]]:
     """The compilers to try, with their options."""
-    named = os.environ.get(COMPILER, "").strip()
+    named = os.environ.get(VARIABLE, "").strip()
     if named:
         try:
             return [shlex.split(named)]
         except ValueError as error:
-            raise NoKernelsError(f"{COMPILER} is {named!r}: {error}") from error
+            raise NoKernelsError(f"{VARIABLE} is {named!r}: {error}") from error
     return [[path] for path in dict.fromkeys(map(shutil.which, COMPILERS)) if path]
 
 

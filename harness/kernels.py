@@ -67,7 +67,7 @@ def _is_right(geometry: Geometry) -> bool:
     leaf, more = weight[0].double().requires_grad_(), geometry.output_padding
     down = functional.conv2d(large.double(), leaf, None, geometry.stride, geometry.padding)
     up = functional.conv_transpose2d(small.double(), leaf, None, geometry.stride, geometry.padding, more)
-    (gradient,) = torch.autograd.grad(down, leaf, small.double())
+    (gradient,) = torch.autograd.grad((down * small).sum(), leaf)  # of a number: for others torch loads its compiler's algebra
     return (
         _is_near(_convolve(large, weight, None, geometry, False), down)
         and _is_near(_convolve(small, weight, None, geometry, True), up)

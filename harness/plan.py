@@ -256,9 +256,7 @@ def choose_kernels(wanted: str, device: str, trainer: str) -> str:
     if reason and wanted == "compiled":
         raise UserError(f"--kernels is 'compiled', and they cannot be had ({reason}): install a C++ compiler")
     if reason:
-        LOG.warning(
-            "no compiled kernels (%s): training takes up to 1.6 times as long, and goes on with no sweep that had them", reason
-        )
+        LOG.warning("no compiled kernels (%s): training takes up to 1.6 times as long, and sweeps begun with them wait", reason)
     return "torch" if reason else "compiled"
 
 

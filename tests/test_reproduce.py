@@ -173,11 +173,15 @@ def test_a_number_that_was_altered_is_found(stored: Stored, tmp_path: Path, caps
 
 
 @pytest.mark.usefixtures("needs_kernels")
-def test_another_rounding_is_within_the_tolerance(stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same group trained by the layers of torch, as if the record said so: not the same bits, and hardly another number."""
+@pytest.mark.parametrize("trainer", ["plain", "stacked"])
+def test_another_rounding_is_within_the_tolerance(
+    trainer: str, stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same group trained one after the other, or by torch's layers, as if the record said so: hardly another number."""
     copy = stored.copied(tmp_path)
     run_id = copy.run_ids(copy.grid)[1]
-    copy.change("UPDATE tags SET value = 'torch' WHERE key = 'harness.kernels' AND run_uuid = ?", run_id)
+    for value, name in ((trainer, "harness.trainer"), ("torch", "harness.kernels")):
+        copy.change("UPDATE tags SET value = ? WHERE key = ? AND run_uuid = ?", value, name, run_id)
     out, _ = run([run_id, "--verify", "--tracking-uri", copy.uri], capsys)
     assert "Within the tolerance for cpu:" in out
     assert "although nothing that is recorded differs" in out

@@ -69,33 +69,26 @@ struct Taps {
   void end_position() { starts.push_back(static_cast<Index>(taps.size())); }
 };
 
-Taps taps_down(const Sizes& sizes) {
-  Taps found;
-  for (Index y = 0; y < sizes.small_height; y++)
-    for (Index x = 0; x < sizes.small_width; x++) {
-      for (Index i = 0; i < sizes.kernel_height; i++)
-        for (Index j = 0; j < sizes.kernel_width; j++) {
-          const Index above = y * sizes.stride_height + i - sizes.padding_height;
-          const Index left = x * sizes.stride_width + j - sizes.padding_width;
-          if (above >= 0 && left >= 0 && above < sizes.large_height && left < sizes.large_width)
-            found.add(above * sizes.large_width + left, i * sizes.kernel_width + j);
-        }
-      found.end_position();
-    }
-  return found;
+// Along one side: where a tap of a position of the result falls onto a map of so many positions; -1 where beside it.
+Index source(Index position, Index tap, Index stride, Index padding, Index positions, bool up) {
+  const Index at = up ? position + padding - tap : position * stride + tap - padding;
+  if (at < 0 || (up && at % stride)) return -1;
+  const Index found = up ? at / stride : at;
+  return found < positions ? found : -1;
 }
 
-Taps taps_up(const Sizes& sizes) {
+// From the large map to the small one, or back where ``up``.
+Taps taps_of(const Sizes& sizes, bool up) {
+  const Index height = up ? sizes.large_height : sizes.small_height, width = up ? sizes.large_width : sizes.small_width;
+  const Index from_height = up ? sizes.small_height : sizes.large_height, from_width = up ? sizes.small_width : sizes.large_width;
   Taps found;
-  for (Index y = 0; y < sizes.large_height; y++)
-    for (Index x = 0; x < sizes.large_width; x++) {
+  for (Index y = 0; y < height; y++)
+    for (Index x = 0; x < width; x++) {
       for (Index i = 0; i < sizes.kernel_height; i++)
         for (Index j = 0; j < sizes.kernel_width; j++) {
-          const Index above = y + sizes.padding_height - i, left = x + sizes.padding_width - j;
-          if (above < 0 || left < 0 || above % sizes.stride_height || left % sizes.stride_width) continue;
-          const Index row = above / sizes.stride_height, column = left / sizes.stride_width;
-          if (row < sizes.small_height && column < sizes.small_width)
-            found.add(row * sizes.small_width + column, i * sizes.kernel_width + j);
+          const Index row = source(y, i, sizes.stride_height, sizes.padding_height, from_height, up);
+          const Index column = source(x, j, sizes.stride_width, sizes.padding_width, from_width, up);
+          if (row >= 0 && column >= 0) found.add(row * from_width + column, i * sizes.kernel_width + j);
         }
       found.end_position();
     }
@@ -229,7 +222,7 @@ struct Link {
 
 std::vector<std::vector<Link>> links_of(const Sizes& sizes) {
   std::vector<std::vector<Link>> links(sizes.taps());
-  const Taps taps = taps_down(sizes);
+  const Taps taps = taps_of(sizes, false);
   for (Index position = 0; position < sizes.small(); position++)
     for (const Tap* tap = taps.of(position); tap < taps.end(position); tap++)
       for (Index each = 0; each < tap->count; each++) links[tap->number + each].push_back({tap->from + each, position});
@@ -429,7 +422,7 @@ extern "C" {
 // From large maps to small ones, or back where ``up``; ``bias`` is (K, channels of the result), or null. Gives ``code_of``.
 int harness_convolve(float* to, const float* from, const float* weight, const float* bias, const Sizes* sizes, int up) {
   return code_of([=]() mutable {
-    const Taps taps = up ? taps_up(*sizes) : taps_down(*sizes);
+    const Taps taps = taps_of(*sizes, up);
     const Index small = sizes->images * sizes->small() * sizes->small_channels;
     const Index large = sizes->images * sizes->large() * sizes->large_channels;
     const Index channels = up ? sizes->large_channels : sizes->small_channels;
