@@ -13,9 +13,11 @@ from torch.nn import functional
 
 from harness import interpolation, models, transfer
 from harness.config import TrialConfig
+from harness.kernels import in_use
 from harness.material import Material
 from harness.regularizers import keep_prefix
 from harness.rotations import Rotation, linear_probe_accuracy
+from harness.stacks import stack
 from harness.train import TrainState, apply_in_blocks, load_model
 from harness.transfer import LabelledInputs, TransferOutcome, TransferTask
 from harness.transfer_stack import classify_all
@@ -26,11 +28,25 @@ HEAD_SEED_STRIDE = 1000
 
 
 class Evaluation:
-    """A trained autoencoder and what follows from it, each thing computed when it is first asked for."""
+    """A trained autoencoder and what follows from it, each thing computed when it is first asked for.
 
-    def __init__(self, config: TrialConfig, state: TrainState, material: Material) -> None:
+    Args:
+        config: The trial's.
+        state: After the last epoch.
+        material: What it is measured on.
+        stacked: Whether codes and images may come from the network as a stack of one, where the kernels make that faster.
+    """
+
+    def __init__(self, config: TrialConfig, state: TrainState, material: Material, stacked: bool = False) -> None:
         self.config, self.state, self.material = config, state, material
+        self.stacked = stacked and in_use(material.device, torch.float32)
         self.model = load_model(config, state, material.shape, material.device).eval()
+        self._encoder, self._decoder = self._quick(self.model.encoder), self._quick(self.model.decoder)
+
+    def _quick(self, net: nn.Module) -> nn.Module:
+        """The same network in evaluation mode, with the weights that it has now."""
+        quick: nn.Module = stack([net]).eval() if self.stacked else net
+        return quick
 
     @property
     def images(self) -> Tensor:
@@ -40,17 +56,17 @@ class Evaluation:
     @cached_property
     def codes(self) -> Tensor:
         """The latent codes of the test images, (N, d)."""
-        return apply_in_blocks(self.model.encoder, self.images)
+        return apply_in_blocks(self._encoder, self.images)
 
     @cached_property
     def validation_codes(self) -> Tensor:
         """The latent codes of the validation images."""
-        return apply_in_blocks(self.model.encoder, self.material.splits.validation.images)
+        return apply_in_blocks(self._encoder, self.material.splits.validation.images)
 
     @cached_property
     def training_codes(self) -> Tensor:
         """The latent codes of the training images."""
-        return apply_in_blocks(self.model.encoder, self.material.splits.train.images)
+        return apply_in_blocks(self._encoder, self.material.splits.train.images)
 
     @cached_property
     def reconstructions(self) -> Tensor:
@@ -59,7 +75,7 @@ class Evaluation:
 
     def decode(self, codes: Tensor) -> Tensor:
         """Images of codes, (N, C, H, W)."""
-        return apply_in_blocks(self.model.decoder, codes)
+        return apply_in_blocks(self._decoder, codes)
 
     @cached_property
     def reconstruction_mse(self) -> float:
@@ -140,7 +156,7 @@ class Evaluation:
         draws, test = material.draws(config.labels, config.draws), material.test_inputs
         common = (material.classes, config.transfer_epochs, HEAD_SEED_STRIDE * config.seed)
         if mode == "frozen":
-            coded = [LabelledInputs(apply_in_blocks(self.model.encoder, draw.inputs), draw.labels) for draw in draws]
+            coded = [LabelledInputs(apply_in_blocks(self._encoder, draw.inputs), draw.labels) for draw in draws]
             tested = LabelledInputs(self.codes, test.labels)
             validation = LabelledInputs(self.validation_codes, material.splits.validation.labels)
             return TransferTask(nn.Identity(), coded, tested, self.training_codes, *common, validation)
@@ -148,7 +164,7 @@ class Evaluation:
             return TransferTask(self.model.encoder, draws, test, self.training_codes, *common)
         untrained = models.build(material.shape, config).to(material.device).encoder
         transfer.calibrate_batch_norm(untrained, material.splits.train.images)
-        reference = apply_in_blocks(untrained, material.splits.train.images)
+        reference = apply_in_blocks(self._quick(untrained), material.splits.train.images)
         return TransferTask(untrained, draws, test, reference, *common)
 
 

@@ -140,7 +140,7 @@ def evaluate_group(
     """
     with computing_on(placement.device, placement.kernels):
         material = gather(configs[0], placement)
-        begun = [_load(config, state, material) for config, state in zip(configs, states, strict=True)]
+        begun = [_load(config, state, material, placement) for config, state in zip(configs, states, strict=True)]
         alive = [each for each in begun if isinstance(each, Evaluation)]
         if alive and placement.trainer != "plain":
             _transfer_together(alive, PRECISIONS[placement.precision])
@@ -149,11 +149,11 @@ def evaluate_group(
     return [replace(result, host=host, device_name=device_name) for result in results]
 
 
-def _load(config: TrialConfig, state: TrainState, material: Material) -> Evaluation | TrialResult:
+def _load(config: TrialConfig, state: TrainState, material: Material, placement: Placement) -> Evaluation | TrialResult:
     if state.failure:
         return pruned_result(config, state) if state.is_pruned else failed_result(config, state, state.failure)
     try:
-        return Evaluation(config, state, material)
+        return Evaluation(config, state, material, stacked=placement.trainer != "plain")
     except Exception as error:  # whatever it is, it is this trial's result and not the sweep's end
         return failed_result(config, state, describe_error(error))
 

@@ -15,7 +15,8 @@ from harness.evaluation import Evaluation
 from harness.material import Material
 from harness.train import TrainState, initial_state, train_member
 
-CONFIG = models.resolve(TrialConfig(epochs=1, transfer_epochs=2, draws=2, train_size=64, latent_size=3))
+UNRESOLVED = TrialConfig(epochs=1, transfer_epochs=2, draws=2, train_size=64, latent_size=3)
+CONFIG = models.resolve(UNRESOLVED)
 
 Floats = npt.NDArray[np.float64]
 

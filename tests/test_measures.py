@@ -13,16 +13,17 @@ from sklearn.metrics import mean_squared_error
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
-from harness import models
+from harness import models, trial
 from harness.artifacts import trial_artifacts
-from harness.config import HEADLINES, STAGE_METRICS, TrialConfig
+from harness.config import HEADLINES, STAGE_METRICS, Placement, TrialConfig
 from harness.evaluation import TRANSFER_MODES, Evaluation
+from harness.kernels import kernels_wanted
 from harness.library import list_studies, load_study
 from harness.measures import GROUPS, METRICS, PREFIX_SIZES, measure_all
 from harness.splits import label_draws
 from harness.train import initial_state
 from harness.transfer import LabelledInputs, TransferTask, calibrate_batch_norm, classify
-from tests.evaluated import CONFIG, Floats, arrays_of, evaluated, fresh_material, rows_of, trained
+from tests.evaluated import CONFIG, UNRESOLVED, Floats, arrays_of, evaluated, fresh_material, rows_of, trained
 
 
 @pytest.fixture(scope="module")
@@ -290,6 +291,31 @@ def test_the_encoder_from_scratch_is_untrained_and_calibrated(evaluation: Evalua
     draws = material.draws(CONFIG.labels, CONFIG.draws)
     expected = classify(TransferTask(untrained, draws, material.test_inputs, reference, 10, CONFIG.transfer_epochs, seed=0))
     np.testing.assert_allclose(evaluation.transfers["scratch"].curves.numpy(), expected.curves.numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", models.ARCHITECTURES)
+def test_codes_and_images_of_a_stack_of_one_are_those_of_the_network(architecture: str, needs_kernels: None) -> None:
+    """Up to rounding, for every architecture; without the kernels it is the network itself."""
+    config = models.resolve(replace(UNRESOLVED, architecture=architecture))
+    state = trained(config)
+    plain, stacked = (Evaluation(config, state, fresh_material(), stacked) for stacked in (False, True))
+    assert (plain.stacked, stacked.stacked) == (False, True)
+    for name in ("codes", "training_codes", "validation_codes", "reconstructions"):
+        expected = getattr(plain, name).numpy()
+        np.testing.assert_allclose(getattr(stacked, name).numpy(), expected, atol=1e-5 * abs(expected).max(), err_msg=name)
+    expected, found = (each.transfer_task("scratch").reference.numpy() for each in (plain, stacked))
+    np.testing.assert_allclose(found, expected, atol=1e-5 * abs(expected).max())
+    with kernels_wanted(False):
+        assert not Evaluation(config, state, fresh_material(), stacked=True).stacked
+
+
+def test_the_plain_trainer_evaluates_plainly(needs_kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stacked one as a stack of one."""
+    begun: list[bool] = []
+    monkeypatch.setattr(trial, "measure_all", lambda evaluation, measures: begun.append(evaluation.stacked) or {})
+    for trainer in ("plain", "stacked"):
+        trial.evaluate_group([CONFIG], [trained(CONFIG)], Placement("", "cpu", trainer=trainer))
+    assert begun == [False, True]
 
 
 def test_measuring_leaves_the_model_as_it_wastrained(evaluation: Evaluation, metrics: dict[str, float]) -> None:

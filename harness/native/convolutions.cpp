@@ -17,6 +17,9 @@ namespace {
 // Images at a time, so that their maps stay in the cache while all channels are gone through.
 constexpr Index IMAGES = 24;
 
+// Numbers that stay in the nearest cache.
+constexpr Index NEAR = 8192;
+
 // Images at a time whose maps are laid out for minimal filtering.
 constexpr Index WIDENED = 240;
 
@@ -215,27 +218,48 @@ void convolve_member(float* to, const float* from, const float* weight, const fl
     });
 }
 
-// The positions of the large map and of the small one that a tap connects.
-struct Link {
-  Index large, small;
+// Positions of the large map and of the small one that a tap connects, ``count`` pairs at equal steps.
+struct Run {
+  Index large, small, count;
 };
 
-std::vector<std::vector<Link>> links_of(const Sizes& sizes) {
-  std::vector<std::vector<Link>> links(sizes.taps());
+// Those of every tap, and how many positions a step has on each map.
+struct Links {
+  std::vector<std::vector<Run>> runs;
+  Index large_step, small_step;
+};
+
+Links links_of(const Sizes& sizes) {
+  Links links{std::vector<std::vector<Run>>(sizes.taps()), sizes.stride_width, 1};
   const Taps taps = taps_of(sizes, false);
   for (Index position = 0; position < sizes.small(); position++)
     for (const Tap* tap = taps.of(position); tap < taps.end(position); tap++)
-      for (Index each = 0; each < tap->count; each++) links[tap->number + each].push_back({tap->from + each, position});
+      for (Index each = 0; each < tap->count; each++) {
+        std::vector<Run>& runs = links.runs[tap->number + each];
+        const Index from = tap->from + each;
+        const Run last = runs.empty() ? Run{} : runs.back();
+        if (last.count && last.large + last.count * links.large_step == from && last.small + last.count == position)
+          runs.back().count++;
+        else
+          runs.push_back({from, position, 1});
+      }
   return links;
 }
 
-// Adds to R rows of one tap's gradient, V vectors of N channels. A single row has U sums, one after the other, not to wait for
-// one of them.
+// Some channels of all positions, side by side: (positions, WIDTH).
+template <int WIDTH>
+void gather_channels(float* to, const float* from, Index positions, Index channels) {
+  for (Index position = 0; position < positions; position++, to += WIDTH, from += channels)
+    std::memcpy(to, from, WIDTH * sizeof(float));
+}
+
+// Adds to R rows of one tap's gradient, V vectors of N channels, of maps with these channels alone. A single row has U sums, one
+// after the other, not to wait for one of them.
 template <int R, int V, int N>
-void add_to_gradient(float* to, Index to_stride, const float* large, const float* small, const Sizes& sizes, Index images,
-                     const std::vector<Link>& links) {
+void add_to_gradient(float* to, Index to_stride, const float* large, const float* small, const Sizes& sizes, const Links& links,
+                     const std::vector<Run>& runs) {
   constexpr int U = R == 1 ? 4 : 1;
-  const Index large_stride = sizes.large() * sizes.large_channels, small_stride = sizes.small() * sizes.small_channels;
+  const Index large_step = links.large_step * R, small_step = links.small_step * V * N;
   Vector<N> sums[U][R][V]{};
   const auto add = [&]<int M>(const float* left, const float* right) {
 #pragma GCC unroll 4
@@ -243,15 +267,16 @@ void add_to_gradient(float* to, Index to_stride, const float* large, const float
 #pragma GCC unroll 16
       for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
-        for (int v = 0; v < V; v++) sums[u][r][v] += left[u * large_stride + r] * load<N>(right + u * small_stride + v * N);
+        for (int v = 0; v < V; v++) sums[u][r][v] += left[u * large_step + r] * load<N>(right + u * small_step + v * N);
   };
-  for (const Link& link : links) {
-    const float* left = large + link.large * sizes.large_channels;
-    const float* right = small + link.small * sizes.small_channels;
-    Index image = 0;
-    for (; image + U <= images; image += U, left += U * large_stride, right += U * small_stride) add.template operator()<U>(left, right);
-    for (; image < images; image++, left += large_stride, right += small_stride) add.template operator()<1>(left, right);
-  }
+  for (Index image = 0; image < sizes.images; image++, large += sizes.large() * R, small += sizes.small() * V * N)
+    for (const Run& run : runs) {
+      const float* left = large + run.large * R;
+      const float* right = small + run.small * V * N;
+      Index each = 0;
+      for (; each + U <= run.count; each += U, left += U * large_step, right += U * small_step) add.template operator()<U>(left, right);
+      for (; each < run.count; each++, left += large_step, right += small_step) add.template operator()<1>(left, right);
+    }
   for (int r = 0; r < R; r++)
     for (int v = 0; v < V; v++) {
       Vector<N> sum = load<N>(to + r * to_stride + v * N);
@@ -260,35 +285,41 @@ void add_to_gradient(float* to, Index to_stride, const float* large, const float
     }
 }
 
-void weight_gradient_of_images(float* to, const float* large, const float* small, const Sizes& sizes, Index images,
-                               const std::vector<std::vector<Link>>& links) {
-  const Index taps = sizes.taps(), stride = taps * sizes.small_channels;
-  for (Index tap = 0; tap < taps; tap++) {
-    Index row = 0;
-    const auto take = [&]<int R>() {
-      for (; sizes.large_channels - row >= R; row += R)
-        over_channels(sizes.small_channels, [&]<int V, int N>(Index first) {
-          if constexpr (V <= 2)
-            add_to_gradient<R, V, N>(to + row * stride + tap * sizes.small_channels + first, stride, large + row, small + first, sizes,
-                                     images, links[tap]);
-          else
-            for (Index half = first; half < first + V * N; half += 2 * N)
-              add_to_gradient<R, 2, N>(to + row * stride + tap * sizes.small_channels + half, stride, large + row, small + half, sizes,
-                                       images, links[tap]);
-        });
-    };
-    if constexpr (ROWS > 4) take.template operator()<ROWS>();
-    take.template operator()<4>();
-    take.template operator()<1>();
-  }
+// Images at a time, so that those channels of their maps that are multiplied at once stay near; by the widest blocks that there
+// are, as every sum has one order.
+Index images_at_once(const Sizes& sizes) {
+  return std::clamp<Index>(NEAR / (8 * sizes.large() + 32 * sizes.small()), 1, std::max<Index>(1, sizes.images));
 }
 
-void weight_gradient_of_member(float* to, const float* large, const float* small, const Sizes& sizes,
-                               const std::vector<std::vector<Link>>& links) {
+// Of some images, whose maps are laid out anew in the blocks, of the same size: the channels of a block side by side.
+void add_weight_gradient(float* to, const float* large, const float* small, const Sizes& sizes, const Links& links, float* large_blocks,
+                         float* small_blocks) {
+  const Index large_positions = sizes.images * sizes.large(), small_positions = sizes.images * sizes.small();
+  const Index taps = sizes.taps(), stride = taps * sizes.small_channels;
+  over_rows(sizes.large_channels, [&]<int R>(Index row) {
+    gather_channels<R>(large_blocks + row * large_positions, large + row, large_positions, sizes.large_channels);
+  });
+  over_channels<2>(sizes.small_channels, [&]<int V, int N>(Index first) {
+    gather_channels<V * N>(small_blocks + first * small_positions, small + first, small_positions, sizes.small_channels);
+  });
+  over_channels<2>(sizes.small_channels, [&]<int V, int N>(Index first) {
+    over_rows(sizes.large_channels, [&]<int R>(Index row) {
+      for (Index tap = 0; tap < taps; tap++)
+        add_to_gradient<R, V, N>(to + row * stride + tap * sizes.small_channels + first, stride, large_blocks + row * large_positions,
+                                 small_blocks + first * small_positions, sizes, links, links.runs[tap]);
+    });
+  });
+}
+
+void weight_gradient_of_member(float* to, const float* large, const float* small, const Sizes& sizes, const Links& links) {
   const Index large_stride = sizes.large() * sizes.large_channels, small_stride = sizes.small() * sizes.small_channels;
-  for (Index image = 0; image < sizes.images; image += IMAGES)
-    weight_gradient_of_images(to, large + image * large_stride, small + image * small_stride, sizes,
-                              std::min(IMAGES, sizes.images - image), links);
+  const Index at_once = images_at_once(sizes);
+  const Scratch large_blocks = scratch(at_once * large_stride), small_blocks = scratch(at_once * small_stride);
+  Sizes part = sizes;
+  for (Index image = 0; image < sizes.images; image += at_once) {
+    part.images = std::min(at_once, sizes.images - image);
+    add_weight_gradient(to, large + image * large_stride, small + image * small_stride, part, links, large_blocks.get(), small_blocks.get());
+  }
 }
 
 // Minimal filtering (Winograd 1980) of maps of 2 x 2: along a side, y0 = w1 x0 + w2 x1 and y1 = w0 x0 + w1 x1 are three products,
@@ -389,14 +420,18 @@ void convolve_member_minimally(float* to, const float* from, const float* weight
 }
 
 void weight_gradient_minimally(float* to, const float* large, const float* small, const Sizes& sizes) {
-  const Scratch large_maps = scratch(IMAGES * 9 * sizes.large_channels), small_maps = scratch(IMAGES * 9 * sizes.small_channels);
-  std::vector<std::vector<Link>> links;
-  for (Index each = 0; each < 9; each++) links.push_back({{each, each}});
-  for (Index image = 0; image < sizes.images; image += IMAGES) {
-    const Index images = std::min(IMAGES, sizes.images - image);
+  const Index at_once = images_at_once(widened(sizes, sizes.images));
+  const Index large_wide = at_once * 9 * sizes.large_channels, small_wide = at_once * 9 * sizes.small_channels;
+  const Scratch large_maps = scratch(2 * large_wide), small_maps = scratch(2 * small_wide);
+  for (Index image = 0; image < sizes.images; image += at_once) {
+    const Index images = std::min(at_once, sizes.images - image);
     widen(large_maps.get(), large + image * 4 * sizes.large_channels, images, sizes.large_channels, false);
     widen(small_maps.get(), small + image * 4 * sizes.small_channels, images, sizes.small_channels, true);
-    weight_gradient_of_images(to, large_maps.get(), small_maps.get(), widened(sizes, images), images, links);
+    Links links{{}, 9, 9};
+    for (Index tap = 0; tap < 9; tap++) links.runs.push_back({{tap, tap, images}});
+    Sizes row = widened(sizes, 1);  // all images as one
+    row.large_width = row.small_width = 3 * images;
+    add_weight_gradient(to, large_maps.get(), small_maps.get(), row, links, large_maps.get() + large_wide, small_maps.get() + small_wide);
   }
   narrow_weights(to, sizes);
 }
@@ -445,7 +480,7 @@ int harness_weight_gradient(float* to, const float* large, const float* small, c
   return code_of([=]() mutable {
     const Index large_stride = sizes->images * sizes->large() * sizes->large_channels;
     const Index small_stride = sizes->images * sizes->small() * sizes->small_channels;
-    const std::vector<std::vector<Link>> links = links_of(*sizes);
+    const Links links = links_of(*sizes);
     std::fill(to, to + sizes->members * sizes->weights(), 0.0f);
     for (Index member = 0; member < sizes->members; member++) {
       if (sizes->allow_minimal_filtering())

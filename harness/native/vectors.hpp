@@ -12,7 +12,7 @@ using Index = std::int64_t;
 #if defined(__AVX512F__)
 constexpr int LANES = 16, VECTORS = 4, ROWS = 8;
 #elif defined(__AVX__)
-constexpr int LANES = 8, VECTORS = 2, ROWS = 4;
+constexpr int LANES = 8, VECTORS = 2, ROWS = 6;
 #else
 constexpr int LANES = 4, VECTORS = 4, ROWS = 4;
 #endif
@@ -36,18 +36,31 @@ inline void store(float* to, Vector<N> values) {
 }
 
 // Calls f.operator()<V, N>(first) for blocks of V vectors of N channels, the widest first.
-template <typename F>
+template <int WIDEST = VECTORS, typename F>
 void over_channels(Index channels, F f) {
   Index first = 0;
   const auto take = [&]<int V, int N>() {
     for (; channels - first >= V * N; first += V * N) f.template operator()<V, N>(first);
   };
-  take.template operator()<VECTORS, LANES>();
-  if constexpr (VECTORS > 2) take.template operator()<2, LANES>();
+  if constexpr (WIDEST > 2) take.template operator()<WIDEST, LANES>();
+  take.template operator()<2, LANES>();
   take.template operator()<1, LANES>();
   if constexpr (LANES > 8) take.template operator()<1, 8>();
   if constexpr (LANES > 4) take.template operator()<1, 4>();
   take.template operator()<1, 1>();
+}
+
+// Calls f.operator()<R>(first) for blocks of R rows.
+template <typename F>
+void over_rows(Index rows, F f) {
+  Index first = 0;
+  const auto take = [&]<int R>() {
+    for (; rows - first >= R; first += R) f.template operator()<R>(first);
+  };
+  if constexpr (ROWS > 4) take.template operator()<ROWS>();
+  take.template operator()<4>();
+  take.template operator()<2>();
+  take.template operator()<1>();
 }
 
 }  // namespace harness
