@@ -54,13 +54,16 @@ def weighted(outputs: Tensor) -> Tensor:
 
 
 def assert_stack_is_its_members(members: list[nn.Module], inputs: Tensor, net: nn.Module | None = None) -> nn.Module:
-    """Outputs, gradients and buffers in training mode, and the outputs in evaluation mode after it; gives the stack."""
+    """Outputs, gradients and buffers in training mode, and the outputs in evaluation mode after it; gives the stack.
+
+    The members compute in double precision: in float32 their own rounding is on some processors more than the stack's may be.
+    """
     net = stack(members) if net is None else net
-    members = copy.deepcopy(members)
+    members = [copy.deepcopy(member).double() for member in members]
     for each in (net, *members):
         each.train()
     parts = net(inputs).chunk(len(members))
-    for part, member, own in zip(parts, members, inputs.chunk(len(members)), strict=True):
+    for part, member, own in zip(parts, members, inputs.double().chunk(len(members)), strict=True):
         outputs = member(own)
         assert_close(part.detach(), outputs.detach(), "outputs in training mode")
         if outputs.requires_grad:
@@ -72,7 +75,7 @@ def assert_stack_is_its_members(members: list[nn.Module], inputs: Tensor, net: n
     for each in (net, *members):
         each.eval()
     with torch.no_grad():
-        alone = [member(own) for member, own in zip(members, inputs.chunk(len(members)), strict=True)]
+        alone = [member(own) for member, own in zip(members, inputs.double().chunk(len(members)), strict=True)]
         assert_close(net(inputs), torch.cat(alone), "outputs in evaluation mode")
     return net
 

@@ -22,9 +22,8 @@ AFTER_BATCH_NORM = 5e-3
 """Relative; of validation losses behind batch norms. The gradient of a bias before a batch norm is nothing but rounding, and
 Adam makes a whole step of it; training does not see it, the running mean follows it late."""
 
-AFTER_CORRELATIONS = 2e-3
-"""Relative; of losses with a penalty on correlations. Codes of a new network differ in their last digits only, and a correlation
-divides by how far they differ."""
+AFTER_CORRELATIONS = 2e-4
+"""Relative; of losses with a penalty on correlations, which divide by how far codes differ."""
 
 COARSE, COARSE_AFTER_BATCH_NORM = 1e-3, 5e-2
 """Relative; of training losses with products in bfloat16, without batch norms and with them."""
