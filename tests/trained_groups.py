@@ -22,7 +22,7 @@ AFTER_BATCH_NORM = 5e-3
 """Relative; of validation losses behind batch norms. The gradient of a bias before a batch norm is nothing but rounding, and
 Adam makes a whole step of it; training does not see it, the running mean follows it late."""
 
-AFTER_CORRELATIONS = 2e-4
+AFTER_CORRELATIONS = 2e-3
 """Relative; of losses with a penalty on correlations, which divide by how far codes differ."""
 
 COARSE, COARSE_AFTER_BATCH_NORM = 1e-3, 5e-2
