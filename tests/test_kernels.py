@@ -51,9 +51,9 @@ def test_a_worker_without_them_computes_nothing_by_other_means(monkeypatch: pyte
 
 @settings(max_examples=60)
 @given(
-    st.sampled_from([(9, 3, 2), (2, 3, 1), (5, 4, 2), (4, 1, 1), (3, 5, 3)]),
+    st.sampled_from([(13, 3, 2), (9, 3, 2), (2, 3, 1), (5, 4, 2), (4, 1, 1), (3, 5, 3)]),
     st.tuples(st.integers(1, 140), st.one_of(st.integers(1, 5), st.integers(1, 140))),
-    st.sampled_from([1, 5, 19, 25, 49, 241, 500]),
+    st.sampled_from([1, 5, 19, 25, 49, 241]),
     st.booleans(),
 )
 def test_a_convolution_of_any_channels_and_images_is_torch_s(

@@ -20,8 +20,8 @@ constexpr Index IMAGES = 24;
 // Numbers that stay in the nearest cache.
 constexpr Index NEAR = 8192;
 
-// Images at a time whose maps are laid out for minimal filtering.
-constexpr Index WIDENED = 240;
+// So few images at a time are gone through one by one, more of them position by position.
+constexpr Index FEW_IMAGES = 4;
 
 // So few on the large side, as images have, do not fill a vector.
 constexpr Index FEW_CHANNELS = 3;
@@ -150,23 +150,23 @@ void convolve_images(const Task& task, Index images, const Taps& taps, Index pos
   take.template operator()<1>();
 }
 
-// A member's weights for one direction, block after block of the result's channels: (blocks, taps, I, channels of the block).
-void pack_down(const float* weight, const Sizes& sizes, float* packed) {
-  over_channels(sizes.small_channels, [&]<int V, int N>(Index first) {
-    for (Index tap = 0; tap < sizes.taps(); tap++)
-      for (Index i = 0; i < sizes.large_channels; i++, packed += V * N)
-        std::memcpy(packed, weight + (i * sizes.taps() + tap) * sizes.small_channels + first, V * N * sizeof(float));
-  });
-}
+// A member's weights for V * N channels of the result in one direction: (taps, channels of the source, V * N).
+struct Packing {
+  const float* weight;
+  const Sizes& sizes;
+  bool up;
 
-void pack_up(const float* weight, const Sizes& sizes, float* packed) {
-  const Index inputs = sizes.small_channels, stride = sizes.taps() * inputs;
-  over_channels(sizes.large_channels, [&]<int V, int N>(Index first) {
-    for (Index tap = 0; tap < sizes.taps(); tap++)
-      for (Index i = 0; i < inputs; i++)
-        for (int channel = 0; channel < V * N; channel++) *packed++ = weight[(first + channel) * stride + tap * inputs + i];
-  });
-}
+  template <int V, int N>
+  void operator()(float* block, Index first) const {
+    const Index rows = sizes.large_channels, taps = sizes.taps(), channels = sizes.small_channels;
+    if (up)
+      transpose<V, N>(block, weight + first * taps * channels, taps * channels, taps * channels);
+    else
+      for (Index tap = 0; tap < taps; tap++)
+        for (Index row = 0; row < rows; row++, block += V * N)
+          std::memcpy(block, weight + (row * taps + tap) * channels + first, V * N * sizeof(float));
+  }
+};
 
 // The way to few channels, such as those of images: first what every small position gives to all its taps, with the taps as
 // channels, then their sums.
@@ -198,7 +198,9 @@ void convolve_up_to_few(float* to, const float* from, const float* weight, const
   }
 }
 
-void convolve_member(float* to, const float* from, const float* weight, const float* bias, const Sizes& sizes, bool up, const Taps& taps) {
+// Packs a block of weights when the first images come to it, while it is near.
+template <typename P>
+void convolve_member(float* to, const float* from, const float* bias, const Sizes& sizes, bool up, const Taps& taps, P pack) {
   const Index small = sizes.small() * sizes.small_channels, large = sizes.large() * sizes.large_channels;
   Task task{};
   task.to_channels = up ? sizes.large_channels : sizes.small_channels;
@@ -207,12 +209,13 @@ void convolve_member(float* to, const float* from, const float* weight, const fl
   task.from_stride = up ? small : large;
   const Index rows = sizes.taps() * task.from_channels;
   const Scratch packed = scratch(rows * task.to_channels);
-  (up ? pack_up : pack_down)(weight, sizes, packed.get());
   for (Index image = 0; image < sizes.images; image += IMAGES)
     over_channels(task.to_channels, [&]<int V, int N>(Index first) {
+      float* block = packed.get() + rows * first;
+      if (!image) pack.template operator()<V, N>(block, first);
       task.to = to + image * task.to_stride + first;
       task.from = from + image * task.from_stride;
-      task.weight = packed.get() + rows * first;
+      task.weight = block;
       task.bias = bias ? bias + first : nullptr;
       convolve_images<V, N>(task, std::min(IMAGES, sizes.images - image), taps, up ? sizes.large() : sizes.small());
     });
@@ -223,15 +226,15 @@ struct Run {
   Index large, small, count;
 };
 
-// Those of every tap, and how many positions a step has on each map.
+// Those of every tap, how many positions a step has on each map, and whether a run is of two positions and all images.
 struct Links {
   std::vector<std::vector<Run>> runs;
   Index large_step, small_step;
+  bool over_images;
 };
 
-Links links_of(const Sizes& sizes) {
-  Links links{std::vector<std::vector<Run>>(sizes.taps()), sizes.stride_width, 1};
-  const Taps taps = taps_of(sizes, false);
+Links links_of(const Taps& taps, const Sizes& sizes) {
+  Links links{std::vector<std::vector<Run>>(sizes.taps()), sizes.stride_width, 1, false};
   for (Index position = 0; position < sizes.small(); position++)
     for (const Tap* tap = taps.of(position); tap < taps.end(position); tap++)
       for (Index each = 0; each < tap->count; each++) {
@@ -246,6 +249,16 @@ Links links_of(const Sizes& sizes) {
   return links;
 }
 
+// Likewise, with runs over all images.
+Links links_over_images(const Taps& taps, const Sizes& sizes) {
+  Links links{std::vector<std::vector<Run>>(sizes.taps()), sizes.large(), sizes.small(), true};
+  for (Index position = 0; position < sizes.small(); position++)
+    for (const Tap* tap = taps.of(position); tap < taps.end(position); tap++)
+      for (Index each = 0; each < tap->count; each++)
+        links.runs[tap->number + each].push_back({tap->from + each, position, 0});
+  return links;
+}
+
 // Some channels of all positions, side by side: (positions, WIDTH).
 template <int WIDTH>
 void gather_channels(float* to, const float* from, Index positions, Index channels) {
@@ -253,11 +266,11 @@ void gather_channels(float* to, const float* from, Index positions, Index channe
     std::memcpy(to, from, WIDTH * sizeof(float));
 }
 
-// Adds to R rows of one tap's gradient, V vectors of N channels, of maps with these channels alone. A single row has U sums, one
-// after the other, not to wait for one of them.
+// R rows of one tap's gradient, V vectors of N channels, of maps with these channels alone; adds to what is there unless ``fresh``.
+// A single row has U sums, one after the other, not to wait for one of them.
 template <int R, int V, int N>
 void add_to_gradient(float* to, Index to_stride, const float* large, const float* small, const Sizes& sizes, const Links& links,
-                     const std::vector<Run>& runs) {
+                     const std::vector<Run>& runs, bool fresh) {
   constexpr int U = R == 1 ? 4 : 1;
   const Index large_step = links.large_step * R, small_step = links.small_step * V * N;
   Vector<N> sums[U][R][V]{};
@@ -269,18 +282,21 @@ void add_to_gradient(float* to, Index to_stride, const float* large, const float
 #pragma GCC unroll 8
         for (int v = 0; v < V; v++) sums[u][r][v] += left[u * large_step + r] * load<N>(right + u * small_step + v * N);
   };
-  for (Index image = 0; image < sizes.images; image++, large += sizes.large() * R, small += sizes.small() * V * N)
+  const Index times = links.over_images ? 1 : sizes.images;
+  for (Index image = 0; image < times; image++, large += sizes.large() * R, small += sizes.small() * V * N)
     for (const Run& run : runs) {
+      const Index count = links.over_images ? sizes.images : run.count;
       const float* left = large + run.large * R;
       const float* right = small + run.small * V * N;
       Index each = 0;
-      for (; each + U <= run.count; each += U, left += U * large_step, right += U * small_step) add.template operator()<U>(left, right);
-      for (; each < run.count; each++, left += large_step, right += small_step) add.template operator()<1>(left, right);
+      for (; each + U <= count; each += U, left += U * large_step, right += U * small_step) add.template operator()<U>(left, right);
+      for (; each < count; each++, left += large_step, right += small_step) add.template operator()<1>(left, right);
     }
   for (int r = 0; r < R; r++)
     for (int v = 0; v < V; v++) {
-      Vector<N> sum = load<N>(to + r * to_stride + v * N);
-      for (int u = 0; u < U; u++) sum += sums[u][r][v];
+      Vector<N> sum = sums[0][r][v];
+      for (int u = 1; u < U; u++) sum += sums[u][r][v];
+      if (!fresh) sum += load<N>(to + r * to_stride + v * N);
       store<N>(to + r * to_stride + v * N, sum);
     }
 }
@@ -291,11 +307,25 @@ Index images_at_once(const Sizes& sizes) {
   return std::clamp<Index>(NEAR / (8 * sizes.large() + 32 * sizes.small()), 1, std::max<Index>(1, sizes.images));
 }
 
+// The gradient of R rows and V * N channels as it is.
+struct Plainly {
+  float* to;
+  const Sizes& sizes;
+  bool fresh;
+
+  template <int R, int V, int N>
+  void operator()(const float* large, const float* small, const Sizes& part, const Links& links, Index row, Index first) const {
+    const Index channels = sizes.small_channels, stride = sizes.taps() * channels;
+    for (Index tap = 0; tap < sizes.taps(); tap++)
+      add_to_gradient<R, V, N>(to + row * stride + tap * channels + first, stride, large, small, part, links, links.runs[tap], fresh);
+  }
+};
+
 // Of some images, whose maps are laid out anew in the blocks, of the same size: the channels of a block side by side.
-void add_weight_gradient(float* to, const float* large, const float* small, const Sizes& sizes, const Links& links, float* large_blocks,
-                         float* small_blocks) {
+template <typename F>
+void add_weight_gradient(const float* large, const float* small, const Sizes& sizes, const Links& links, float* large_blocks,
+                         float* small_blocks, F add) {
   const Index large_positions = sizes.images * sizes.large(), small_positions = sizes.images * sizes.small();
-  const Index taps = sizes.taps(), stride = taps * sizes.small_channels;
   over_rows(sizes.large_channels, [&]<int R>(Index row) {
     gather_channels<R>(large_blocks + row * large_positions, large + row, large_positions, sizes.large_channels);
   });
@@ -304,9 +334,7 @@ void add_weight_gradient(float* to, const float* large, const float* small, cons
   });
   over_channels<2>(sizes.small_channels, [&]<int V, int N>(Index first) {
     over_rows(sizes.large_channels, [&]<int R>(Index row) {
-      for (Index tap = 0; tap < taps; tap++)
-        add_to_gradient<R, V, N>(to + row * stride + tap * sizes.small_channels + first, stride, large_blocks + row * large_positions,
-                                 small_blocks + first * small_positions, sizes, links, links.runs[tap]);
+      add.template operator()<R, V, N>(large_blocks + row * large_positions, small_blocks + first * small_positions, sizes, links, row, first);
     });
   });
 }
@@ -318,7 +346,8 @@ void weight_gradient_of_member(float* to, const float* large, const float* small
   Sizes part = sizes;
   for (Index image = 0; image < sizes.images; image += at_once) {
     part.images = std::min(at_once, sizes.images - image);
-    add_weight_gradient(to, large + image * large_stride, small + image * small_stride, part, links, large_blocks.get(), small_blocks.get());
+    add_weight_gradient(large + image * large_stride, small + image * small_stride, part, links, large_blocks.get(), small_blocks.get(),
+                        Plainly{to, sizes, !image});
   }
 }
 
@@ -345,95 +374,134 @@ void widen(float* to, const float* from, Index images, Index channels, bool in_o
       }
 }
 
-// (images, 3, 3, C) to (images, 2, 2, C): m0 + m1 and m0 + m2 along each side.
+// (images, 3, 3, V * N) to those channels of (images, 2, 2, C): m0 + m1 and m0 + m2 along each side.
+template <int V, int N>
 void narrow(float* to, const float* from, const float* bias, Index images, Index channels) {
-  const std::vector<float> zeros(bias ? 0 : channels);
-  for (Index image = 0; image < images; image++, from += 9 * channels)
+  for (Index image = 0; image < images; image++, from += 9 * V * N)
     for (int i = 1; i < 3; i++)
-      for (int j = 1; j < 3; j++, to += channels) {
-        const float *__restrict m00 = from, *__restrict m0j = from + j * channels;
-        const float *__restrict mi0 = from + 3 * i * channels, *__restrict mij = from + (3 * i + j) * channels;
-        const float* __restrict more = bias ? bias : zeros.data();
-        float* __restrict sums = to;
-        for (Index c = 0; c < channels; c++) sums[c] = m00[c] + m0j[c] + mi0[c] + mij[c] + more[c];
-      }
+      for (int j = 1; j < 3; j++, to += channels)
+#pragma GCC unroll 8
+        for (int v = 0; v < V; v++) {
+          const auto product = [&](int row, int column) { return load<N>(from + ((3 * row + column) * V + v) * N); };
+          const Vector<N> sum = product(0, 0) + product(0, j) + product(i, 0) + product(i, j);
+          store<N>(to + v * N, bias ? sum + load<N>(bias + v * N) : sum);
+        }
 }
 
-// Along each side of the kernel w1, w2 - w1 and w0 - w1: (L, 3, 3, S) to the same.
-void widen_weights(float* to, const float* from, const Sizes& sizes) {
-  const Index channels = sizes.small_channels;
-  std::vector<float> half(9 * channels);
-  const auto along = [&](float* __restrict sums, const float* __restrict weights, Index side) {
-    for (Index c = 0; c < channels; c++) {
-      sums[c] = weights[side + c];
-      sums[side + c] = weights[2 * side + c] - weights[side + c];
-      sums[2 * side + c] = weights[c] - weights[side + c];
-    }
+// Along each side of the kernel w1, w2 - w1 and w0 - w1, of N channels of the nine taps, which lie so far apart.
+template <int N>
+inline void widen_taps(float* to, Index to_step, const float* from, Index from_step) {
+  Vector<N> taps[9];
+  const auto along = [&](int start, int step) {
+    const Vector<N> first = taps[start], middle = taps[start + step], last = taps[start + 2 * step];
+    taps[start] = middle, taps[start + step] = last - middle, taps[start + 2 * step] = first - middle;
   };
-  for (Index row = 0; row < sizes.large_channels; row++, to += 9 * channels, from += 9 * channels) {
-    for (int j = 0; j < 3; j++) along(half.data() + j * channels, from + j * channels, 3 * channels);
-    for (int i = 0; i < 3; i++) along(to + 3 * i * channels, half.data() + 3 * i * channels, channels);
+  for (int tap = 0; tap < 9; tap++) taps[tap] = load<N>(from + tap * from_step);
+  for (int j = 0; j < 3; j++) along(j, 3);
+  for (int i = 0; i < 3; i++) along(3 * i, 1);
+  for (int tap = 0; tap < 9; tap++) store<N>(to + tap * to_step, taps[tap]);
+}
+
+// The adjoint of the same; adds to what is there unless ``fresh``.
+template <int N>
+inline void narrow_taps(float* to, Index to_step, const float* from, Index from_step, bool fresh) {
+  Vector<N> taps[9];
+  const auto along = [&](int start, int step) {
+    const Vector<N> m0 = taps[start], m1 = taps[start + step], m2 = taps[start + 2 * step];
+    taps[start] = m2, taps[start + step] = m0 - m1 - m2, taps[start + 2 * step] = m1;
+  };
+  for (int tap = 0; tap < 9; tap++) taps[tap] = load<N>(from + tap * from_step);
+  for (int j = 0; j < 3; j++) along(j, 3);
+  for (int i = 0; i < 3; i++) along(3 * i, 1);
+  for (int tap = 0; tap < 9; tap++) {
+    float* place = to + tap * to_step;
+    store<N>(place, fresh ? taps[tap] : load<N>(place) + taps[tap]);
   }
 }
 
-// The adjoint of the same, in place.
-void narrow_weights(float* weights, const Sizes& sizes) {
-  const Index channels = sizes.small_channels;
-  const auto along = [&](float* to, Index side) {
-    for (Index c = 0; c < channels; c++) {
-      const float m0 = to[c], m1 = to[side + c], m2 = to[2 * side + c];
-      to[c] = m2;
-      to[side + c] = m0 - m1 - m2;
-      to[2 * side + c] = m1;
-    }
-  };
-  for (Index row = 0; row < sizes.large_channels; row++, weights += 9 * channels) {
-    for (int j = 0; j < 3; j++) along(weights + j * channels, 3 * channels);
-    for (int i = 0; i < 3; i++) along(weights + 3 * i * channels, channels);
-  }
-}
+// As ``Packing``, of the weights that minimal filtering has.
+struct MinimalPacking {
+  const float* weight;
+  const Sizes& sizes;
+  bool up;
+  float* rows;  // for the weights of VECTORS * LANES channels of the large side
 
-Sizes widened(const Sizes& sizes, Index images) {
-  Sizes wide = sizes;
-  wide.images = images;
-  wide.large_height = wide.large_width = wide.small_height = wide.small_width = 3;
-  return wide;
-}
+  template <int V, int N>
+  void operator()(float* block, Index first) const {
+    const Index channels = sizes.small_channels, stride = 9 * channels;
+    if (!up) {
+      for (Index row = 0; row < sizes.large_channels; row++)
+        for (int v = 0; v < V; v++)
+          widen_taps<N>(block + row * V * N + v * N, sizes.large_channels * V * N, weight + row * stride + first + v * N, channels);
+      return;
+    }
+    for (Index row = 0; row < V * N; row++)
+      over_channels<2>(channels, [&]<int U, int M>(Index channel) {
+        for (int u = 0; u < U; u++, channel += M)
+          widen_taps<M>(rows + row * stride + channel, channels, weight + (first + row) * stride + channel, channels);
+      });
+    transpose<V, N>(block, rows, stride, stride);
+  }
+};
 
 void convolve_member_minimally(float* to, const float* from, const float* weight, const float* bias, const Sizes& sizes, bool up) {
   const Index into = up ? sizes.large_channels : sizes.small_channels, out_of = up ? sizes.small_channels : sizes.large_channels;
-  const Index at_once = std::min(WIDENED, sizes.images);
-  const Scratch weights = scratch(sizes.weights()), maps = scratch(at_once * 9 * out_of), products = scratch(at_once * 9 * into);
+  const Index at_once = std::min(IMAGES, sizes.images);
+  const Scratch packed = scratch(sizes.weights()), rows = scratch(up ? VECTORS * LANES * 9 * out_of : 0);
+  const Scratch maps = scratch(at_once * 9 * out_of), products = scratch(at_once * 9 * VECTORS * LANES);
+  const MinimalPacking pack{weight, sizes, up, rows.get()};
   Taps taps;
   for (Index i = 0; i < 3; i++)
     for (Index j = 0; j < 3; j++) {
       taps.add(3 * i + j, up ? (3 - i) % 3 * 3 + (3 - j) % 3 : 3 * i + j);
       taps.end_position();
     }
-  widen_weights(weights.get(), weight, sizes);
   for (Index image = 0; image < sizes.images; image += at_once) {
     const Index images = std::min(at_once, sizes.images - image);
     widen(maps.get(), from + image * 4 * out_of, images, out_of, false);
-    convolve_member(products.get(), maps.get(), weights.get(), nullptr, widened(sizes, images), up, taps);
-    narrow(to + image * 4 * into, products.get(), bias, images, into);
+    over_channels(into, [&]<int V, int N>(Index first) {
+      float* block = packed.get() + 9 * out_of * first;
+      if (!image) pack.template operator()<V, N>(block, first);
+      const Task task{products.get(), V * N, 9 * V * N, maps.get(), out_of, 9 * out_of, block, nullptr};
+      convolve_images<V, N>(task, images, taps, 9);
+      narrow<V, N>(to + image * 4 * into + first, products.get(), bias ? bias + first : nullptr, images, into);
+    });
   }
 }
 
+// As ``Plainly``, from the nine products.
+struct Minimally {
+  float* to;
+  const Sizes& sizes;
+  bool fresh;
+
+  template <int R, int V, int N>
+  void operator()(const float* large, const float* small, const Sizes& part, const Links& links, Index row, Index first) const {
+    const Index channels = sizes.small_channels, stride = 9 * channels;
+    float products[9 * R * V * N];
+    for (Index tap = 0; tap < 9; tap++)
+      add_to_gradient<R, V, N>(products + tap * R * V * N, V * N, large, small, part, links, links.runs[tap], true);
+    for (Index r = 0; r < R; r++)
+      for (Index v = 0; v < V; v++)
+        narrow_taps<N>(to + (row + r) * stride + first + v * N, channels, products + (r * V + v) * N, R * V * N, fresh);
+  }
+};
+
 void weight_gradient_minimally(float* to, const float* large, const float* small, const Sizes& sizes) {
-  const Index at_once = images_at_once(widened(sizes, sizes.images));
+  Sizes wide = sizes;
+  wide.large_height = wide.large_width = wide.small_height = wide.small_width = 3;
+  const Index at_once = images_at_once(wide);
   const Index large_wide = at_once * 9 * sizes.large_channels, small_wide = at_once * 9 * sizes.small_channels;
   const Scratch large_maps = scratch(2 * large_wide), small_maps = scratch(2 * small_wide);
+  Links links{{}, 9, 9, true};
+  for (Index tap = 0; tap < 9; tap++) links.runs.push_back({{tap, tap, 0}});
   for (Index image = 0; image < sizes.images; image += at_once) {
-    const Index images = std::min(at_once, sizes.images - image);
+    const Index images = wide.images = std::min(at_once, sizes.images - image);
     widen(large_maps.get(), large + image * 4 * sizes.large_channels, images, sizes.large_channels, false);
     widen(small_maps.get(), small + image * 4 * sizes.small_channels, images, sizes.small_channels, true);
-    Links links{{}, 9, 9};
-    for (Index tap = 0; tap < 9; tap++) links.runs.push_back({{tap, tap, images}});
-    Sizes row = widened(sizes, 1);  // all images as one
-    row.large_width = row.small_width = 3 * images;
-    add_weight_gradient(to, large_maps.get(), small_maps.get(), row, links, large_maps.get() + large_wide, small_maps.get() + small_wide);
+    add_weight_gradient(large_maps.get(), small_maps.get(), wide, links, large_maps.get() + large_wide,
+                        small_maps.get() + small_wide, Minimally{to, sizes, !image});
   }
-  narrow_weights(to, sizes);
 }
 
 // 1 where the memory does not do, else 0.
@@ -464,10 +532,10 @@ int harness_convolve(float* to, const float* from, const float* weight, const fl
     for (Index member = 0; member < sizes->members; member++) {
       if (sizes->allow_minimal_filtering())
         convolve_member_minimally(to, from, weight, bias, *sizes, up);
-      else if (up && channels <= FEW_CHANNELS)
+      else if (up && channels <= FEW_CHANNELS && sizes->taps() > 1)
         convolve_up_to_few(to, from, weight, bias, *sizes, taps);
       else
-        convolve_member(to, from, weight, bias, *sizes, up, taps);
+        convolve_member(to, from, bias, *sizes, up, taps, Packing{weight, *sizes, static_cast<bool>(up)});
       to += up ? large : small, from += up ? small : large, weight += sizes->weights();
       if (bias) bias += channels;
     }
@@ -480,8 +548,9 @@ int harness_weight_gradient(float* to, const float* large, const float* small, c
   return code_of([=]() mutable {
     const Index large_stride = sizes->images * sizes->large() * sizes->large_channels;
     const Index small_stride = sizes->images * sizes->small() * sizes->small_channels;
-    const Links links = links_of(*sizes);
-    std::fill(to, to + sizes->members * sizes->weights(), 0.0f);
+    const Taps taps = taps_of(*sizes, false);
+    const Links links = images_at_once(*sizes) < FEW_IMAGES ? links_of(taps, *sizes) : links_over_images(taps, *sizes);
+    if (!sizes->images) std::fill(to, to + sizes->members * sizes->weights(), 0.0f);
     for (Index member = 0; member < sizes->members; member++) {
       if (sizes->allow_minimal_filtering())
         weight_gradient_minimally(to, large, small, *sizes);

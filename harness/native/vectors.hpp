@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 namespace harness {
 
@@ -33,6 +34,58 @@ inline Vector<N> load(const float* from) {
 template <int N>
 inline void store(float* to, Vector<N> values) {
   *reinterpret_cast<Vector<N>*>(to) = values;
+}
+
+// Numbers of two vectors, by their places in the one and, from N on, in the other.
+template <int N, int... PLACES>
+inline Vector<N> picked(Vector<N> first, Vector<N> second, std::integer_sequence<int, PLACES...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(first, second, PLACES...);
+#else
+  typedef int Places __attribute__((vector_size(N * sizeof(int))));
+  return __builtin_shuffle(first, second, Places{PLACES...});
+#endif
+}
+
+// Of every two vectors the numbers in turn, from so many places on.
+template <int N, int FROM, int... EACH>
+inline Vector<N> interleaved(Vector<N> first, Vector<N> second, std::integer_sequence<int, EACH...>) {
+  return picked<N>(first, second, std::integer_sequence<int, (FROM + EACH / 2 + EACH % 2 * N)...>{});
+}
+
+// N vectors of N numbers, in place: a perfect shuffle of all N * N, as often as N can be halved.
+template <int N>
+inline void transpose_square(Vector<N> (&rows)[N]) {
+#pragma GCC unroll 4
+  for (int times = N; times > 1; times /= 2) {
+    Vector<N> before[N];
+#pragma GCC unroll 16
+    for (int n = 0; n < N; n++) before[n] = rows[n];
+#pragma GCC unroll 8
+    for (int n = 0; n < N / 2; n++) {
+      rows[2 * n] = interleaved<N, 0>(before[n], before[n + N / 2], std::make_integer_sequence<int, N>{});
+      rows[2 * n + 1] = interleaved<N, N / 2>(before[n], before[n + N / 2], std::make_integer_sequence<int, N>{});
+    }
+  }
+}
+
+// V * N rows of so many numbers, each ``stride`` after the one before, to (numbers, V * N).
+template <int V, int N>
+void transpose(float* to, const float* from, Index stride, Index numbers) {
+  constexpr Index WIDTH = V * N;
+  Index number = 0;
+  if constexpr (N > 1)
+    for (; number + N <= numbers; number += N)
+      for (int v = 0; v < V; v++) {
+        Vector<N> rows[N];
+#pragma GCC unroll 16
+        for (int n = 0; n < N; n++) rows[n] = load<N>(from + (v * N + n) * stride + number);
+        transpose_square<N>(rows);
+#pragma GCC unroll 16
+        for (int n = 0; n < N; n++) store<N>(to + (number + n) * WIDTH + v * N, rows[n]);
+      }
+  for (; number < numbers; number++)
+    for (Index row = 0; row < WIDTH; row++) to[number * WIDTH + row] = from[row * stride + number];
 }
 
 // Calls f.operator()<V, N>(first) for blocks of V vectors of N channels, the widest first.
