@@ -22,7 +22,10 @@ from harness.train import TrainState, apply_in_blocks, load_model
 from harness.transfer import LabelledInputs, TransferOutcome, TransferTask
 from harness.transfer_stack import classify_all
 
-TRANSFER_MODES = ("frozen", "finetuned", "scratch")
+STACKED_MODES = (("frozen",), ("finetuned", "scratch"))
+"""Ways of transfer, those of nets that are alike together."""
+
+TRANSFER_MODES = tuple(mode for modes in STACKED_MODES for mode in modes)
 HEAD_SEED_STRIDE = 1000
 """Between the heads' seeds of two trial seeds: more than there can be draws, so that no two replicates share a head."""
 
@@ -171,6 +174,9 @@ class Evaluation:
 @torch.no_grad()
 def measure_transfers(evaluations: Sequence[Evaluation], dtype: torch.dtype = torch.float32) -> None:
     """Gives evaluations that differ in seed and latent size at most their ``transfers``, all of a mode as one stack."""
-    by_mode = {mode: classify_all([each.transfer_task(mode) for each in evaluations], dtype) for mode in TRANSFER_MODES}
+    outcomes_by_mode: dict[str, list[TransferOutcome]] = {}
+    for modes in STACKED_MODES:
+        outcomes = classify_all([each.transfer_task(mode) for mode in modes for each in evaluations], dtype)
+        outcomes_by_mode |= {mode: outcomes[place * len(evaluations) :] for place, mode in enumerate(modes)}
     for index, evaluation in enumerate(evaluations):
-        evaluation.transfers = {mode: outcomes[index] for mode, outcomes in by_mode.items()}
+        evaluation.transfers = {mode: outcomes[index] for mode, outcomes in outcomes_by_mode.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -109,10 +110,19 @@ class TransferTask:
         part = slice(start, start + size)
         return LabelledInputs(self.test.inputs[part], self.test.labels[part])
 
-    def net(self, draw: int) -> nn.Sequential:
-        """Encoder, scale and MLP as they are before the training on a draw."""
+    @cached_property
+    def scale(self) -> Standardize:
+        """That of the codes, the same in every draw."""
+        return Standardize(self.reference)
+
+    def layers(self, draw: int) -> nn.Sequential:
+        """Encoder, scale and MLP as they are before the training on a draw; the first two are the task's own."""
         head = make_head(self.reference.shape[1], self.classes, self.seed + draw).to(self.reference.device)
-        return nn.Sequential(copy.deepcopy(self.encoder), Standardize(self.reference), head)
+        return nn.Sequential(self.encoder, self.scale, head)
+
+    def net(self, draw: int) -> nn.Sequential:
+        """A copy of these layers, to be trained."""
+        return copy.deepcopy(self.layers(draw))
 
 
 class Standardize(nn.Module):

@@ -22,7 +22,7 @@ from harness.transfer import (
     split_order,
 )
 
-NETS_AT_ONCE, NETS_AT_ONCE_ON_GPU = 20, 1024
+NETS_AT_ONCE, NETS_AT_ONCE_ON_GPU = 40, 1024
 """Nets in a stack: on a CPU few enough that their weights stay near it, on a GPU as many as there may be."""
 
 BLOCK, BLOCK_ON_GPU, BLOCK_ALONE = 2**16, 2**18, 2**18
@@ -64,7 +64,7 @@ class _Job:
 
 
 class _Nets(NamedTuple):
-    """Nets as a stack, and each by itself with the same weights."""
+    """Nets as a stack, and each by itself with the same weights where they are evaluated so."""
 
     stack: nn.Module
     alone: Sequence[nn.Module]
@@ -96,7 +96,7 @@ def _train_nets(jobs: Sequence[_Job], dtype: torch.dtype) -> tuple[Tensor, Tenso
     All float64; the last are NaN where a task has none.
     """
     count = len(jobs)
-    nets = _make_nets(jobs, dtype)
+    nets = _make_nets(jobs, dtype, apart=is_faster_apart(jobs[0].labelled.inputs))
     net = nets.stack
     optimizer = StackedAdam(net, [LEARNING_RATE] * count)
     labelled, both = len(jobs[0].labelled.labels), _together([job.measured for job in jobs])
@@ -114,11 +114,14 @@ def _train_nets(jobs: Sequence[_Job], dtype: torch.dtype) -> tuple[Tensor, Tenso
     return accuracies.cpu(), torch.stack(curves, dim=1).cpu(), _validation_accuracies(nets, jobs)
 
 
-def _make_nets(jobs: Sequence[_Job], dtype: torch.dtype) -> _Nets:
-    alone = [job.task.net(job.draw) for job in jobs]
-    nets = _Nets(stack(alone, dtype, {Standardize: StackedStandardize}), alone)
-    lend_weights(*nets)
-    return nets
+def _make_nets(jobs: Sequence[_Job], dtype: torch.dtype, apart: bool) -> _Nets:
+    """A stack has weights of its own; nets that are to be evaluated apart are copies, which then use those."""
+    alone = [job.task.net(job.draw) if apart else job.task.layers(job.draw) for job in jobs]
+    net = stack(alone, dtype, {Standardize: StackedStandardize})
+    if not apart:
+        return _Nets(net, ())
+    lend_weights(net, alone)
+    return _Nets(net, alone)
 
 
 def _validation_accuracies(nets: _Nets, jobs: Sequence[_Job]) -> Tensor:
@@ -172,7 +175,7 @@ def _losses_and_hits(nets: _Nets, part: LabelledInputs) -> tuple[Tensor, Tensor]
 def _logits(nets: _Nets, inputs: Tensor) -> Tensor:
     """Of each net's inputs (nets, L, ...), in evaluation mode, (nets, L, classes)."""
     size = inputs[0, 0].numel()
-    if is_faster_apart(inputs[0]):
+    if nets.alone:
         block = max(1, BLOCK_ALONE // size)
         return torch.stack([apply_in_blocks(net.eval(), own, block) for net, own in zip(nets.alone, inputs, strict=True)])
     block = max(1, (BLOCK if inputs.device.type == "cpu" else BLOCK_ON_GPU) // size)
