@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -61,13 +62,66 @@ class LinearFloors:
         The decoder is the least-squares one on the training images: with projection Q and covariance S it is
         (Q' S Q)^+ Q' S.
         """
+        projection, decoder = self.random_projection(components, seed)
+        centred = self._centred(images)
+        return float((centred - centred @ projection @ decoder).square().mean())
+
+    def random_projection(self, components: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """The projection, (P, d), and its decoder, (d, P)."""
         generator = torch.Generator().manual_seed(seed)
         gaussian = torch.randn(len(self.mean), components, generator=generator, dtype=torch.float64)
         projection = torch.linalg.qr(gaussian.to(self.mean.device)).Q
         crossed = self.directions @ (self.variances.unsqueeze(1) * (self.directions.T @ projection))  # S Q, (P, d)
-        decoder = torch.linalg.pinv(projection.T @ crossed, hermitian=True) @ crossed.T  # (d, P)
+        return projection, torch.linalg.pinv(projection.T @ crossed, hermitian=True) @ crossed.T
+
+    def second_moment(self, images: Tensor) -> Tensor:
+        """Of the pixels about the mean training image, (P, P)."""
         centred = self._centred(images)
-        return float((centred - centred @ projection @ decoder).square().mean())
+        return centred.T @ centred / len(centred)
 
     def _centred(self, images: Tensor) -> Tensor:
         return images.flatten(1).double() - self.mean
+
+
+class SharedFloors:
+    """The floors on the same images, many times: from one matrix of their pixels, where that is smaller than the images.
+
+    With the second moment M of centred images x and a linear map A, the mean of |x - A x|^2 is tr M - 2 tr A M + tr A M A'.
+
+    Args:
+        floors: Fitted on the training images.
+        images: (N, C, H, W), those that the floors are measured on.
+    """
+
+    def __init__(self, floors: LinearFloors, images: Tensor) -> None:
+        self._floors, self._images = floors, images
+        self._pixels = images[0].numel()
+        self._by_moments = self._pixels <= len(images)
+
+    @cached_property
+    def _moment(self) -> Tensor:
+        return self._floors.second_moment(self._images)
+
+    @cached_property
+    def mean_image_mse(self) -> float:
+        """As of ``LinearFloors``."""
+        return float(self._moment.trace()) / self._pixels if self._by_moments else self._floors.mean_image_mse(self._images)
+
+    def pca_mse(self, components: int) -> float:
+        """As of ``LinearFloors``."""
+        if not self._by_moments:
+            return self._floors.pca_mse(self._images, components)
+        basis = self._floors.directions[:, :components]
+        return self._error(((self._moment @ basis) * basis).sum())
+
+    def random_projection_mse(self, components: int) -> float:
+        """As of ``LinearFloors``."""
+        if not self._by_moments:
+            return self._floors.random_projection_mse(self._images, components)
+        projection, decoder = self._floors.random_projection(components)
+        seen = self._moment @ projection  # (P, d)
+        kept = 2 * (seen * decoder.T).sum() - ((projection.T @ seen) * (decoder @ decoder.T)).sum()
+        return self._error(kept)
+
+    def _error(self, kept: Tensor) -> float:
+        return max(0.0, float(self._moment.trace() - kept)) / self._pixels

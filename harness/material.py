@@ -10,7 +10,7 @@ from torch import nn
 
 from harness import datasets
 from harness.config import Placement, TrialConfig
-from harness.floors import LinearFloors
+from harness.floors import LinearFloors, SharedFloors
 from harness.interpolation import DISTANCE_PAIRS, PATH_PAIRS, nearest_mse
 from harness.models import Shape
 from harness.rules import UserError
@@ -49,6 +49,11 @@ class Material:
     def floors(self) -> LinearFloors:
         """The linear floors, fitted on the training split."""
         return LinearFloors.fit(self.splits.train.images)
+
+    @cached_property
+    def test_floors(self) -> SharedFloors:
+        """The same on the test images."""
+        return SharedFloors(self.floors, self.splits.test.images)
 
     @cached_property
     def pairs(self) -> list[tuple[int, int]]:

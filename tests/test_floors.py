@@ -9,7 +9,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from harness.floors import LinearFloors
+from harness.floors import LinearFloors, SharedFloors
 
 HEIGHT, WIDTH = 5, 4
 PIXELS = HEIGHT * WIDTH
@@ -135,3 +135,26 @@ def test_a_colour_image_has_three_values_a_pixel() -> None:
     pca = PCA(5, svd_solver="full").fit(_pixels(images))
     reference = np.mean((pca.inverse_transform(pca.transform(_pixels(images))) - _pixels(images)) ** 2)
     assert LinearFloors.fit(images).pca_mse(images, 5) == pytest.approx(reference, rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [PIXELS // 2, PIXELS, 4 * PIXELS])
+@pytest.mark.parametrize("components", [*ENOUGH, PIXELS, 5 * PIXELS])
+def test_floors_of_the_same_images_many_times_are_the_floors(floors: LinearFloors, count: int, components: int) -> None:
+    """From one matrix, or image by image where there are few: the same but for the last digits."""
+    images = _images(count, seed=6)
+    shared = SharedFloors(floors, images)
+    assert shared.mean_image_mse == pytest.approx(floors.mean_image_mse(images), rel=1e-12)
+    assert shared.pca_mse(components) == pytest.approx(floors.pca_mse(images, components), rel=1e-9, abs=1e-14)
+    projected = floors.random_projection_mse(images, components)
+    assert shared.random_projection_mse(components) == pytest.approx(projected, rel=1e-9, abs=1e-14)
+
+
+def test_the_images_are_gone_through_once(floors: LinearFloors, held_out: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all floors of all latent sizes."""
+    shared, gone_through = SharedFloors(floors, held_out), []
+    centre = LinearFloors._centred
+    monkeypatch.setattr(LinearFloors, "_centred", lambda self, images: gone_through.append(images) or centre(self, images))
+    for components in ENOUGH:
+        assert shared.pca_mse(components) < shared.mean_image_mse
+        assert shared.random_projection_mse(components) > 0
+    assert len(gone_through) == 1
