@@ -176,15 +176,25 @@ def _submit_to_pool(pool: ProcessPoolExecutor, call: Call) -> Future[Any]:
 
 
 def spread_over(executor: Executor) -> Spread:
-    """As ``map``, by all workers at once where they are of this machine; what none of them can do is done here."""
+    """As ``map``, by all workers at once where they are of this machine; what none of them can do is done here.
 
-    def apply(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    They begin at once, and a result is waited for when it is asked for.
+    """
+
+    def apply(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
         if not executor.has_local_workers:
-            return list(map(function, items))
+            return map(function, items)
         given = [(item, executor.submit(function, item)) for item in items]
-        return [_result_or(function, item, future) for item, future in given]
+        return (_result_or(function, item, future) for item, future in given)
 
     return apply
+
+
+def get_ready(executor: Executor, function: Callable[[], None]) -> None:
+    """Has as many workers as there are of this machine call a function; nobody waits for it, and it may fail."""
+    if executor.has_local_workers:
+        for _ in range(executor.workers):
+            executor.submit(function)
 
 
 def _result_or(function: Callable[[Any], Any], item: Any, future: Future[Any]) -> Any:

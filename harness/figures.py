@@ -115,6 +115,13 @@ class Chart:
     share_y: bool = True
 
 
+def get_ready() -> None:
+    """Loads what drawing needs, a third of a second: for who will have a chart to draw and nothing else to do before."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure  # noqa: F401
+
+
 def draw(chart: Chart, kinds: Sequence[str] = ("png", "svg")) -> dict[str, bytes]:
     """Draws a chart.
 

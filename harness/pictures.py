@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,9 @@ from harness.workers import Spread
 
 ReadFile = Callable[[str, str], bytes]
 """From a run id and a path to the file's content."""
+
+Drawn = Iterable[dict[str, bytes]]
+"""A chart's pictures by their kinds, for one chart after the other."""
 
 FLOORS = {"floor/pca_mse": "PCA", "floor/random_projection_mse": "random projection", "floor/mean_image_mse": "mean image"}
 LABEL_FLOORS = {"transfer/raw_pixels_accuracy": "raw pixels", "transfer/pca_accuracy": "PCA scores"}
@@ -51,18 +54,23 @@ def charts(summary: Summary, read_file: ReadFile) -> dict[str, Chart]:
     return {chart.name: chart for chart in made}
 
 
-def picture_files(summary: Summary, charts: Mapping[str, Chart], read_file: ReadFile, spread: Spread = map) -> dict[str, bytes]:
+def picture_files(summary: Summary, charts: Mapping[str, Chart], drawn: Drawn, read_file: ReadFile) -> dict[str, bytes]:
     """The pictures of a sweep as files, contents by path: every chart as PNG, as SVG and with its numbers, and the strips."""
     if not charts:
         return {}
-    return {"figures/interpolation.png": interpolation_picture(summary, read_file), **chart_files(charts, spread)}
+    return {"figures/interpolation.png": interpolation_picture(summary, read_file), **chart_files(charts, drawn)}
 
 
-def chart_files(charts: Mapping[str, Chart], spread: Spread = map) -> dict[str, bytes]:
+def begin_to_draw(charts: Mapping[str, Chart], spread: Spread) -> Drawn:
+    """The pictures of all charts; who asks for one waits for it."""
+    return spread(figures.draw, charts.values())
+
+
+def chart_files(charts: Mapping[str, Chart], drawn: Drawn) -> dict[str, bytes]:
     """Every chart as PNG, as SVG and with its numbers, contents by path."""
     files: dict[str, bytes] = {}
-    for (name, chart), drawn in zip(charts.items(), spread(figures.draw, charts.values()), strict=True):
-        files |= {f"figures/{name}.{kind}": content for kind, content in drawn.items()}
+    for (name, chart), pictures in zip(charts.items(), drawn, strict=True):
+        files |= {f"figures/{name}.{kind}": content for kind, content in pictures.items()}
         files[f"figures/{name}.csv"] = chart_csv(chart)
     return files
 

@@ -45,13 +45,15 @@ def report_files(
     """
     ordered = sorted(records, key=lambda record: record.trial.number)
     summary = tables.summarize(ordered, tables.table_axes(about.layout.axes, ordered), about.layout.total or len(ordered))
+    charts = pictures.charts(summary, read_file)
+    drawn = pictures.begin_to_draw(charts, spread)
     evidence = read_evidence(summary, read_file)
     numbers = {record.run_id: record.trial.number for record in ordered}
     claims = kept_claims(find(evidence) if evidence else [], earlier, numbers)
-    charts = pictures.charts(summary, read_file)
-    files = pictures.picture_files(summary, charts, read_file, spread)
     own = study_charts(evidence) if evidence else {}
-    charts, files = charts | own, files | pictures.chart_files(own, spread)
+    own_drawn = pictures.begin_to_draw(own, spread)
+    files = pictures.picture_files(summary, charts, drawn, read_file) | pictures.chart_files(own, own_drawn)
+    charts |= own
     dossier = Dossier(about, ordered, summary, evidence, claims, charts, files, read_file)
     sections = {key: section(dossier) for key, section in SECTIONS.items()}
     for key, section in study_sections(dossier).items():

@@ -23,7 +23,7 @@ from harness.rules import UserError, one_line, without_password
 if TYPE_CHECKING:
     from harness.config import StudyConfig, Trial
 
-WORKERS_LOAD = ("harness.trial", "matplotlib.figure", "matplotlib.backends.backend_agg")
+WORKERS_LOAD = ("harness.trial", "matplotlib.cm")
 """Loaded once for all workers while the command starts: what their tasks need for training and pictures."""
 
 

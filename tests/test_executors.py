@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import pytest
 
 from harness import executors, processes
-from harness.executors import EXECUTORS, ProcessExecutor, spread_over
+from harness.executors import EXECUTORS, ProcessExecutor, get_ready, spread_over
 from harness.garbage import USUAL
 from harness.workers import HUGE_PAGES, WORKER, NoWorkerError, Wanted, WorkerDiedError
 from tests.support import EXECUTOR_NAMES, ROOT
@@ -48,11 +49,11 @@ def test_what_is_spread_over_the_workers_comes_back_in_order(name: str) -> None:
     """As of ``map``: workers of this machine do it, and for others it is done here; an error is the function's own."""
     with EXECUTORS[name](Wanted(2)) as executor:
         spread = spread_over(executor)
-        assert spread(abs, range(-3, 3)) == [3, 2, 1, 0, 1, 2]
-        assert spread(abs, []) == []
-        assert (os.getpid() in spread(_process_of, range(4))) is not executor.has_local_workers
+        assert list(spread(abs, range(-3, 3))) == [3, 2, 1, 0, 1, 2]
+        assert list(spread(abs, [])) == []
+        assert (os.getpid() in list(spread(_process_of, range(4)))) is not executor.has_local_workers
         with pytest.raises(ZeroDivisionError):
-            spread(_inverse, [1, 0])
+            list(spread(_inverse, [1, 0]))
 
 
 def _process_of(number: int) -> int:
@@ -72,7 +73,43 @@ def _end_worker(coordinator: int) -> str:
 def test_what_no_worker_can_do_is_done_here() -> None:
     """A worker dies of every one of the tasks."""
     with ProcessExecutor(2) as executor:
-        assert spread_over(executor)(_end_worker, [os.getpid()] * 3) == ["done here"] * 3
+        assert list(spread_over(executor)(_end_worker, [os.getpid()] * 3)) == ["done here"] * 3
+
+
+def test_all_that_is_spread_over_the_workers_is_begun_before_a_result_is_asked_for(tmp_path: Path) -> None:
+    """So that whoever asks later can do something else meanwhile."""
+    with ProcessExecutor(2) as executor:
+        results = spread_over(executor)(_touch, [tmp_path / name for name in "abc"])
+        for name in "abc":
+            wait_for((tmp_path / name).exists)
+        assert list(results) == ["a", "b", "c"]
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    """For at most a minute."""
+    until = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def _touch(path: Path) -> str:
+    path.touch()
+    return path.name
+
+
+def test_workers_get_ready_while_nobody_waits_for_them(tmp_path: Path) -> None:
+    """Each of them; that one cannot is no error."""
+    with ProcessExecutor(2) as executor:
+        get_ready(executor, partial(_meet, tmp_path))
+        get_ready(executor, partial(_inverse, 0))
+        wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+        assert executor.submit(divmod, 7, 2).result(60) == (3, 1)
+
+
+def _meet(folder: Path) -> None:
+    (folder / str(os.getpid())).touch()
+    wait_for(lambda: len(list(folder.iterdir())) == 2)
 
 
 def test_processes_are_other_processes_and_stay() -> None:

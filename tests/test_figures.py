@@ -196,7 +196,7 @@ def test_a_chart_is_the_same_whoever_draws_it() -> None:
     """In this process or in a worker, as a sweep has it."""
     charts = [Chart(name, "title", [_figure(_line())]) for name in ("one", "two", "three")]
     with ProcessExecutor(2) as executor:
-        assert spread_over(executor)(figures.draw, charts) == [figures.draw(chart) for chart in charts]
+        assert list(spread_over(executor)(figures.draw, charts)) == [figures.draw(chart) for chart in charts]
 
 
 def test_equal_contents_are_equal_bytes() -> None:

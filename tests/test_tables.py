@@ -155,7 +155,7 @@ def test_a_sweep_of_one_latent_size_has_tables_and_no_pictures() -> None:
     """There is nothing to draw against."""
     records = grid(("base", "deep"), sizes=(10,))
     summary = summary_of(records, "architecture")
-    assert pictures.picture_files(summary, pictures.charts(summary, read_file), read_file) == {}
+    assert pictures.picture_files(summary, pictures.charts(summary, read_file), (), read_file) == {}
     assert tables.table_files(summary, records).keys() == {"summary.json", "trials.csv"}
 
 
