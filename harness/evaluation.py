@@ -173,10 +173,10 @@ class Evaluation:
 
 @torch.no_grad()
 def measure_transfers(evaluations: Sequence[Evaluation], dtype: torch.dtype = torch.float32) -> None:
-    """Gives evaluations that differ in seed and latent size at most their ``transfers``, all of a mode as one stack."""
+    """Gives evaluations that differ in seed and latent size at most their ``transfers``, those of ``STACKED_MODES`` together."""
     outcomes_by_mode: dict[str, list[TransferOutcome]] = {}
     for modes in STACKED_MODES:
-        outcomes = classify_all([each.transfer_task(mode) for mode in modes for each in evaluations], dtype)
-        outcomes_by_mode |= {mode: outcomes[place * len(evaluations) :] for place, mode in enumerate(modes)}
+        outcomes = classify_all([each.transfer_task(mode) for each in evaluations for mode in modes], dtype)
+        outcomes_by_mode |= {mode: outcomes[place :: len(modes)] for place, mode in enumerate(modes)}
     for index, evaluation in enumerate(evaluations):
         evaluation.transfers = {mode: outcomes[index] for mode, outcomes in outcomes_by_mode.items()}

@@ -178,7 +178,7 @@ def _submit_to_pool(pool: ProcessPoolExecutor, call: Call) -> Future[Any]:
 def spread_over(executor: Executor) -> Spread:
     """As ``map``, by all workers at once where they are of this machine; what none of them can do is done here.
 
-    They begin at once, and a result is waited for when it is asked for.
+    Workers begin at once, and a result is waited for when it is asked for.
     """
 
     def apply(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
@@ -190,10 +190,13 @@ def spread_over(executor: Executor) -> Spread:
     return apply
 
 
-def get_ready(executor: Executor, function: Callable[[], None]) -> None:
-    """Has as many workers as there are of this machine call a function; nobody waits for it, and it may fail."""
+def call_when_free(executor: Executor, function: Callable[[], None], tasks: int) -> None:
+    """Has workers of this machine call a function behind what they have been given; nobody waits for it, and it may fail.
+
+    As many of them as have tasks, of which there are so many; one that is free early may take the call of one that is not.
+    """
     if executor.has_local_workers:
-        for _ in range(executor.workers):
+        for _ in range(min(executor.workers, tasks)):
             executor.submit(function)
 
 

@@ -12,6 +12,9 @@ from torch import Tensor
 RANK_TOLERANCE = 1e-12
 """Directions with a smaller share of the largest variance are rounding."""
 
+MOST_PIXELS = 1024
+"""Of an image, for the matrix of ``SharedFloors``, which takes time that grows with their square."""
+
 
 @dataclass(frozen=True, eq=False)
 class LinearFloors:
@@ -84,7 +87,7 @@ class LinearFloors:
 
 
 class SharedFloors:
-    """The floors on the same images, many times: from one matrix of their pixels, where that is smaller than the images.
+    """The floors on the same images, many times: from one matrix of their pixels, where that is small.
 
     With the second moment M of centred images x and a linear map A, the mean of |x - A x|^2 is tr M - 2 tr A M + tr A M A'.
 
@@ -96,13 +99,12 @@ class SharedFloors:
     def __init__(self, floors: LinearFloors, images: Tensor) -> None:
         self._floors, self._images = floors, images
         self._pixels = images[0].numel()
-        self._by_moments = self._pixels <= len(images)
+        self._by_moments = self._pixels <= min(len(images), MOST_PIXELS)
 
     @cached_property
     def _moment(self) -> Tensor:
         return self._floors.second_moment(self._images)
 
-    @cached_property
     def mean_image_mse(self) -> float:
         """As of ``LinearFloors``."""
         return float(self._moment.trace()) / self._pixels if self._by_moments else self._floors.mean_image_mse(self._images)
@@ -124,4 +126,4 @@ class SharedFloors:
         return self._error(kept)
 
     def _error(self, kept: Tensor) -> float:
-        return max(0.0, float(self._moment.trace() - kept)) / self._pixels
+        return max(float(self._moment.trace() - kept), 0.0) / self._pixels

@@ -56,14 +56,17 @@ GEOMETRIES = {
 }
 """What the kernels are tried on before they are used, each of their ways: with channels of the small and the large side."""
 
+IMAGES = 26
+"""Of each: more than they take at once."""
+
 
 @torch.enable_grad()
 def _is_right(geometry: Geometry) -> bool:
     """Whether both ways of a convolution and the gradient of its weights are torch's."""
     random = torch.Generator().manual_seed(0)
     narrow, wide = GEOMETRIES[geometry]
-    large = torch.randn(7, wide, *geometry.large, generator=random)
-    small = torch.randn(7, narrow, *geometry.small, generator=random)
+    large = torch.randn(IMAGES, wide, *geometry.large, generator=random)
+    small = torch.randn(IMAGES, narrow, *geometry.small, generator=random)
     weight = torch.randn(1, narrow, wide, *geometry.kernel, generator=random)
     leaf, more = weight[0].double().requires_grad_(), geometry.output_padding
     down = functional.conv2d(large.double(), leaf, None, geometry.stride, geometry.padding)

@@ -94,7 +94,7 @@ METRICS: dict[str, Metric] = {
     "val/max_latent_correlation": Metric("down", "largest abs(r)", lambda e: latents.max_abs_correlation(e.validation_codes)),
     "val/transfer_accuracy": Metric("up", "share of validation images", lambda e: e.transfers["frozen"].validation_accuracy),
     "test/psnr_db": Metric("up", "dB", lambda e: _psnr_db(e.reconstruction_mse)),
-    "test/r2": Metric("up", "", lambda e: _r2(e.reconstruction_mse, e.material.test_floors.mean_image_mse)),
+    "test/r2": Metric("up", "", lambda e: _r2(e.reconstruction_mse, e.material.test_floors.mean_image_mse())),
     "latent/max_abs_corr_null95": Metric("", "abs(r)", lambda e: latents.max_abs_correlation_null95(e.codes)),
     "latent/mean_abs_corr": Metric("down", "abs(r)", lambda e: latents.mean_abs_correlation(e.codes)),
     "latent/total_correlation": Metric("down", "nats", lambda e: latents.total_correlation(e.codes)),
@@ -113,7 +113,7 @@ METRICS: dict[str, Metric] = {
     "transfer/pca_accuracy": Metric("", "share", lambda e: e.material.pca_transfer(e.config).accuracy),
     "interpolation/manifold_distance": Metric("down", TIMES_DATA, lambda e: e.manifold_distance),
     "floor/pca_mse": Metric("", PER_PIXEL, lambda e: e.material.test_floors.pca_mse(e.config.latent_size)),
-    "floor/mean_image_mse": Metric("", PER_PIXEL, lambda e: e.material.test_floors.mean_image_mse),
+    "floor/mean_image_mse": Metric("", PER_PIXEL, lambda e: e.material.test_floors.mean_image_mse()),
     "floor/random_projection_mse": Metric(
         "", PER_PIXEL, lambda e: e.material.test_floors.random_projection_mse(e.config.latent_size)
     ),

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness import figures, models, tables
+from harness import figures, models, statistics, tables
 from harness.checkpoints import checkpoint_path, read_checkpoint, write_checkpoint
 from harness.config import Trial, TrialConfig, TrialRecord, TrialResult
 from harness.display import Display
-from harness.executors import get_ready
+from harness.executors import call_when_free
 from harness.groups import choose_group_size, evaluation_parts, group_name, least_parts, partition
 from harness.plan import SweepPlan
 from harness.rules import UserError
@@ -70,7 +70,6 @@ class Run:
     Attributes:
         stop: Is set when the sweep is to come to a good place and stop there.
         is_hopeless: Whether the search gives a trial up, by its number and its validation loss at the end of each stage.
-        meanwhile: What this process can do once while all workers are busy.
     """
 
     plan: SweepPlan
@@ -81,7 +80,6 @@ class Run:
     stop: threading.Event = field(default_factory=threading.Event)
     under_way: dict[str, float] = field(default_factory=dict)
     is_hopeless: Callable[[int, Sequence[float]], bool] = lambda number, stages: False
-    meanwhile: list[Callable[[], None]] = field(default_factory=list)
 
 
 @dataclass
@@ -150,19 +148,20 @@ def run_round(run: Run, executor: Executor, trials: list[Trial], records: Mappin
     """
     waiting = deque(_groups(run.plan, run.means, trials, records))
     active: dict[Future[Any], Task] = {}
-    are_told = False
+    are_warm = False
     while active or (waiting and not run.stop.is_set()):
         while waiting and len(active) < executor.slots and not run.stop.is_set():
             active |= _submit(run, executor, _next_tasks(run.plan, _begin(run, executor, waiting.popleft(), records)))
         if run.stop.is_set():
             active = {future: task for future, task in active.items() if not future.cancel()}
-        if not (waiting or are_told) and all(task.is_evaluation for task in active.values()):
-            get_ready(executor, figures.get_ready)  # behind their last tasks, whose results this process is busy with then
-            are_told = True
+        are_last = active and not waiting and all(task.is_evaluation for task in active.values())
+        if are_last and not (are_warm or run.stop.is_set()):
+            call_when_free(executor, figures.warm_up, len(active))  # while this process keeps the last results
+            are_warm = True
         done, _ = wait(active, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
         run.tracker.beat()
-        if not done and run.meanwhile:
-            run.meanwhile.pop()()
+        if active and not done:
+            statistics.warm_up()  # for the sweep's end, when all workers would wait for it
         for future in done:
             task = active.pop(future)
             try:

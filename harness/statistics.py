@@ -343,14 +343,14 @@ def trend(x: Sequence[float] | Array, y: Sequence[float] | Array) -> Trend | Non
     return Trend(Interval(rho, math.tanh(centre - reach), math.tanh(centre + reach), count), float(found.pvalue))
 
 
-def get_ready() -> None:
-    """Loads what intervals and tests need, most of a second: for who will need one and has nothing else to do before."""
+def warm_up() -> None:
+    """Loads what intervals and tests need, most of a second: for who will need one soon and has nothing else to do."""
     from scipy import stats  # noqa: F401
 
 
 @cache
 def t_quantile(probability: float, freedom: int) -> float:
     """Of Student's t distribution; SciPy takes a tenth of a millisecond for one, and a table needs few but very often."""
-    from scipy import stats  # takes most of a second to import: only who needs an interval pays it
+    from scipy import stats  # see ``warm_up``
 
     return float(stats.t.ppf(probability, freedom))

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 
-from harness import datasets, models, provenance, statistics, tables
+from harness import datasets, models, provenance, tables
 from harness.about import TAG, About, Layout, facts_of
 from harness.checkpoints import forget_checkpoints
 from harness.config import Trial, TrialRecord
@@ -84,8 +84,7 @@ def run_sweep(
         records = {number: record for number, record in sweep.records.items() if number < plan.total or is_confirmation(number)}
         kept, search = len(records), open_search(plan, records)
         trials = search.next_round()
-        stop, meanwhile = stop or threading.Event(), [statistics.get_ready]
-        run = Run(plan, means, tracker, display, sweep, stop, is_hopeless=search.is_hopeless, meanwhile=meanwhile)
+        run = Run(plan, means, tracker, display, sweep, stop or threading.Event(), is_hopeless=search.is_hopeless)
         if trials or not sweep.was_finished:
             tracker.resume_sweep(sweep)
             with _left_in_order(run):

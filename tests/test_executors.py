@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from harness import executors, processes
-from harness.executors import EXECUTORS, ProcessExecutor, get_ready, spread_over
+from harness.executors import EXECUTORS, ProcessExecutor, call_when_free, spread_over
 from harness.garbage import USUAL
 from harness.workers import HUGE_PAGES, WORKER, NoWorkerError, Wanted, WorkerDiedError
 from tests.support import EXECUTOR_NAMES, ROOT
@@ -98,12 +98,16 @@ def _touch(path: Path) -> str:
     return path.name
 
 
-def test_workers_get_ready_while_nobody_waits_for_them(tmp_path: Path) -> None:
-    """Each of them; that one cannot is no error."""
-    with ProcessExecutor(2) as executor:
-        get_ready(executor, partial(_meet, tmp_path))
-        get_ready(executor, partial(_inverse, 0))
-        wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+def test_workers_that_have_tasks_call_a_function_behind_them(tmp_path: Path) -> None:
+    """No more of them than have tasks; that it fails, or kills its worker, is no error."""
+    with ProcessExecutor(4) as executor:
+        (tmp_path / "met").mkdir()
+        tasks = [executor.submit(_meet, tmp_path / "met") for _ in range(2)]
+        call_when_free(executor, partial(_touch, tmp_path / "called"), 2)
+        call_when_free(executor, partial(_inverse, 0), 1)
+        call_when_free(executor, partial(os._exit, 3), 1)
+        assert [task.result(60) for task in tasks] == [None, None]
+        wait_for((tmp_path / "called").exists)
         assert executor.submit(divmod, 7, 2).result(60) == (3, 1)
 
 

@@ -143,7 +143,7 @@ def test_floors_of_the_same_images_many_times_are_the_floors(floors: LinearFloor
     """From one matrix, or image by image where there are few: the same but for the last digits."""
     images = _images(count, seed=6)
     shared = SharedFloors(floors, images)
-    assert shared.mean_image_mse == pytest.approx(floors.mean_image_mse(images), rel=1e-12)
+    assert shared.mean_image_mse() == pytest.approx(floors.mean_image_mse(images), rel=1e-12)
     assert shared.pca_mse(components) == pytest.approx(floors.pca_mse(images, components), rel=1e-9, abs=1e-14)
     projected = floors.random_projection_mse(images, components)
     assert shared.random_projection_mse(components) == pytest.approx(projected, rel=1e-9, abs=1e-14)
@@ -155,6 +155,6 @@ def test_the_images_are_gone_through_once(floors: LinearFloors, held_out: Tensor
     centre = LinearFloors._centred
     monkeypatch.setattr(LinearFloors, "_centred", lambda self, images: gone_through.append(images) or centre(self, images))
     for components in ENOUGH:
-        assert shared.pca_mse(components) < shared.mean_image_mse
+        assert shared.pca_mse(components) < shared.mean_image_mse()
         assert shared.random_projection_mse(components) > 0
     assert len(gone_through) == 1

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from harness import sweep, tables
+from harness import figures, sweep, tables
 from harness.config import STAGE_METRICS, Placement, Trial, TrialConfig, TrialRecord
 from harness.executors import EXECUTORS, InlineExecutor
 from harness.library import StudyFile
@@ -22,6 +22,7 @@ from harness.plan import SweepPlan, make_plan
 from harness.rounds import Means
 from harness.sweep import SweepOutcome, run_sweep
 from harness.tracker import NullTracker
+from harness.trial import evaluate_group, run_segment
 from tests.support import EXECUTOR_NAMES, TIMES, TINY, make_study_file, quick_report
 
 INLINE = Means(executor="inline")
@@ -361,6 +362,23 @@ def test_no_more_groups_are_under_way_than_the_executor_has_slots(plan: SweepPla
     monkeypatch.setitem(EXECUTORS, "inline", Spy)
     run(plan)
     assert [key for index, key in enumerate(order) if index == 0 or order[index - 1] != key] == list(dict.fromkeys(order))
+
+
+def test_workers_warm_up_for_the_charts_once_behind_the_last_tasks(plan: SweepPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When nothing is left to be trained or to be measured that no worker has."""
+    order: list[Any] = []
+
+    class Spy(InlineExecutor):
+        workers, has_local_workers = 2, True
+
+        def submit(self, function: Any, *arguments: Any) -> Any:
+            order.append(function)
+            return super().submit(function, *arguments)
+
+    monkeypatch.setitem(EXECUTORS, "inline", Spy)
+    run(plan)
+    last = max(place for place, function in enumerate(order) if function in (run_segment, evaluate_group))
+    assert order[last + 1 :].count(figures.warm_up) == order.count(figures.warm_up) in (1, 2)
 
 
 def test_the_best_trial_follows_each_metrics_own_direction(placement: Placement) -> None:

@@ -20,8 +20,8 @@ constexpr Index IMAGES = 24;
 // Numbers that stay in the nearest cache.
 constexpr Index NEAR = 8192;
 
-// So few images at a time are gone through one by one, more of them position by position.
-constexpr Index FEW_IMAGES = 4;
+// So few images at a time are gone through one by one, more of them position by position: their sums then run over all images.
+constexpr Index FEW_IMAGES = 3;
 
 // So few on the large side, as images have, do not fill a vector.
 constexpr Index FEW_CHANNELS = 3;
@@ -150,7 +150,8 @@ void convolve_images(const Task& task, Index images, const Taps& taps, Index pos
   take.template operator()<1>();
 }
 
-// A member's weights for V * N channels of the result in one direction: (taps, channels of the source, V * N).
+// A member's weights for V * N channels of the result in one direction: (taps, channels of the source, V * N). They are packed when
+// the first images come to them, to be near then.
 struct Packing {
   const float* weight;
   const Sizes& sizes;
@@ -198,9 +199,7 @@ void convolve_up_to_few(float* to, const float* from, const float* weight, const
   }
 }
 
-// Packs a block of weights when the first images come to it, while it is near.
-template <typename P>
-void convolve_member(float* to, const float* from, const float* bias, const Sizes& sizes, bool up, const Taps& taps, P pack) {
+void convolve_member(float* to, const float* from, const float* weight, const float* bias, const Sizes& sizes, bool up, const Taps& taps) {
   const Index small = sizes.small() * sizes.small_channels, large = sizes.large() * sizes.large_channels;
   Task task{};
   task.to_channels = up ? sizes.large_channels : sizes.small_channels;
@@ -209,10 +208,11 @@ void convolve_member(float* to, const float* from, const float* bias, const Size
   task.from_stride = up ? small : large;
   const Index rows = sizes.taps() * task.from_channels;
   const Scratch packed = scratch(rows * task.to_channels);
+  const Packing pack{weight, sizes, up};
   for (Index image = 0; image < sizes.images; image += IMAGES)
     over_channels(task.to_channels, [&]<int V, int N>(Index first) {
       float* block = packed.get() + rows * first;
-      if (!image) pack.template operator()<V, N>(block, first);
+      if (!image) pack.operator()<V, N>(block, first);
       task.to = to + image * task.to_stride + first;
       task.from = from + image * task.from_stride;
       task.weight = block;
@@ -226,7 +226,8 @@ struct Run {
   Index large, small, count;
 };
 
-// Those of every tap, how many positions a step has on each map, and whether a run is of two positions and all images.
+// Those of every tap, how many positions a step has on each map, and whether a run is one pair of positions in all images, whatever
+// its count.
 struct Links {
   std::vector<std::vector<Run>> runs;
   Index large_step, small_step;
@@ -424,7 +425,7 @@ struct MinimalPacking {
   const float* weight;
   const Sizes& sizes;
   bool up;
-  float* rows;  // for the weights of VECTORS * LANES channels of the large side
+  float* rows;  // on the way up, for the weights of VECTORS * LANES channels of the large side
 
   template <int V, int N>
   void operator()(float* block, Index first) const {
@@ -461,7 +462,7 @@ void convolve_member_minimally(float* to, const float* from, const float* weight
     widen(maps.get(), from + image * 4 * out_of, images, out_of, false);
     over_channels(into, [&]<int V, int N>(Index first) {
       float* block = packed.get() + 9 * out_of * first;
-      if (!image) pack.template operator()<V, N>(block, first);
+      if (!image) pack.operator()<V, N>(block, first);
       const Task task{products.get(), V * N, 9 * V * N, maps.get(), out_of, 9 * out_of, block, nullptr};
       convolve_images<V, N>(task, images, taps, 9);
       narrow<V, N>(to + image * 4 * into + first, products.get(), bias ? bias + first : nullptr, images, into);
@@ -532,10 +533,10 @@ int harness_convolve(float* to, const float* from, const float* weight, const fl
     for (Index member = 0; member < sizes->members; member++) {
       if (sizes->allow_minimal_filtering())
         convolve_member_minimally(to, from, weight, bias, *sizes, up);
-      else if (up && channels <= FEW_CHANNELS && sizes->taps() > 1)
+      else if (up && channels <= FEW_CHANNELS)
         convolve_up_to_few(to, from, weight, bias, *sizes, taps);
       else
-        convolve_member(to, from, bias, *sizes, up, taps, Packing{weight, *sizes, static_cast<bool>(up)});
+        convolve_member(to, from, weight, bias, *sizes, up, taps);
       to += up ? large : small, from += up ? small : large, weight += sizes->weights();
       if (bias) bias += channels;
     }
@@ -549,7 +550,7 @@ int harness_weight_gradient(float* to, const float* large, const float* small, c
     const Index large_stride = sizes->images * sizes->large() * sizes->large_channels;
     const Index small_stride = sizes->images * sizes->small() * sizes->small_channels;
     const Taps taps = taps_of(*sizes, false);
-    const Links links = images_at_once(*sizes) < FEW_IMAGES ? links_of(taps, *sizes) : links_over_images(taps, *sizes);
+    const Links links = images_at_once(*sizes) <= FEW_IMAGES ? links_of(taps, *sizes) : links_over_images(taps, *sizes);
     if (!sizes->images) std::fill(to, to + sizes->members * sizes->weights(), 0.0f);
     for (Index member = 0; member < sizes->members; member++) {
       if (sizes->allow_minimal_filtering())

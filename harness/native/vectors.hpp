@@ -47,7 +47,7 @@ inline Vector<N> picked(Vector<N> first, Vector<N> second, std::integer_sequence
 #endif
 }
 
-// Of every two vectors the numbers in turn, from so many places on.
+// The numbers of two vectors in turn, from place FROM of each on.
 template <int N, int FROM, int... EACH>
 inline Vector<N> interleaved(Vector<N> first, Vector<N> second, std::integer_sequence<int, EACH...>) {
   return picked<N>(first, second, std::integer_sequence<int, (FROM + EACH / 2 + EACH % 2 * N)...>{});
