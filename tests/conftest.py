@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 from hypothesis import settings
 
-from harness import datasets, downloads, train_stack
+from harness import datasets, downloads, sweep, train_stack
 from harness.config import Placement
 from harness.garbage import search_seldom
 from harness.kernels import kernels_wanted, why_not
@@ -24,7 +24,7 @@ from harness.options import Request
 from harness.plan import SweepPlan, make_plan
 from tests import support
 from tests.dataset_files import point_downloads_at
-from tests.support import make_study_file
+from tests.support import make_study_file, quick_report
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -138,11 +138,25 @@ def plan(study_file: StudyFile) -> SweepPlan:
 
 
 @pytest.fixture
+def quickly_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a sweep's report, whose pictures take seconds, no more than the tables is made."""
+    monkeypatch.setattr(sweep, "report_files", quick_report)
+
+
+@pytest.fixture
 def nothing_remembered() -> Iterator[None]:
     """No dataset is remembered from one test to the next."""
     datasets.load.cache_clear()
     yield
     datasets.load.cache_clear()
+
+
+@pytest.fixture
+def here(tmp_path: Path, nothing_remembered: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that is the current one, and no dataset remembered."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    return tmp_path
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from harness.rounds import Means
 from harness.sweep import run_sweep
 from harness.track import MlflowTracker
 from tests.support import TINY, make_study_file
-from tests.test_sweep import QuietDisplay
+from tests.sweeping import QuietDisplay
 
 COMMIT = "c0" * 20
 """From which all runs of the store say that they come."""

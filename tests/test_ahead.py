@@ -25,7 +25,7 @@ from harness.sweep import open_executor, run_sweep
 from harness.tracker import NullTracker
 from harness.trial import run_segment
 from tests.support import TINY, make_study_file, quick_report
-from tests.test_sweep import QuietDisplay, numbers
+from tests.sweeping import QuietDisplay, numbers
 
 EPOCHS = 6
 

@@ -119,7 +119,7 @@ from harness.track import MlflowTracker
 from harness.processes import prepare
 from harness.study import WORKERS_LOAD
 from tests.support import TINY, make_study_file, processes_of
-from tests.test_sweep import QuietDisplay
+from tests.sweeping import QuietDisplay
 
 
 class Watching(QuietDisplay):

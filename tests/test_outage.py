@@ -32,7 +32,7 @@ from harness.track import MlflowTracker
 from harness.tracker import OpenSweep
 from harness.trial import evaluate_group, run_segment
 from tests.support import fill, locked, quick_report, remembered, small_disk, stored_trials
-from tests.test_sweep import QuietDisplay
+from tests.sweeping import QuietDisplay
 
 INLINE = Means("inline", group_size=1)
 TRAIN, EVALUATE = remembered(run_segment), remembered(evaluate_group)

@@ -30,7 +30,7 @@ from harness.sweep import run_sweep
 from harness.tracker import NullTracker
 from harness.workers import HUGE_PAGES, NodeLostError, Wanted, WorkerDiedError
 from tests.support import ROOT, TINY, make_study_file
-from tests.test_sweep import QuietDisplay, numbers, run
+from tests.sweeping import QuietDisplay, numbers, run
 
 SECONDS = 120
 

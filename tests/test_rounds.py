@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness import rounds, sweep, train_stack
+from harness import rounds, train_stack
 from harness.config import TrialConfig
 from harness.executors import NoWorkerError
 from harness.options import Request
@@ -29,10 +29,12 @@ from harness.rules import UserError
 from harness.sweep import SweepOutcome, run_sweep
 from harness.tracker import NullTracker
 from harness.trial import evaluate_group, run_segment
-from tests.support import TINY, make_study_file, quick_report
-from tests.test_sweep import QuietDisplay, numbers
+from tests.support import TINY, make_study_file
+from tests.sweeping import QuietDisplay, numbers
 
 Numbers = dict[TrialConfig, dict[str, float]]
+pytestmark = pytest.mark.usefixtures("quickly_reported")
+
 EPOCHS = 3
 WORK: dict[str, Callable[..., Any]] = {"training": run_segment, "evaluation": evaluate_group}
 NAMES = {"training": "run_segment", "evaluation": "evaluate_group"}
@@ -45,12 +47,6 @@ def _prepared() -> Iterator[None]:
     prepare(["tests.test_rounds"])
     yield
     forkserver._forkserver._stop()
-
-
-@pytest.fixture(autouse=True)
-def _quickly_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a sweep's report looks like is not what is looked at here."""
-    monkeypatch.setattr(sweep, "report_files", quick_report)
 
 
 def make(folder: Path) -> SweepPlan:

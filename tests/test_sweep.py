@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,56 +11,19 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from harness import figures, sweep, tables
-from harness.config import STAGE_METRICS, Placement, Trial, TrialConfig, TrialRecord
+from harness import figures, tables
+from harness.config import Placement, Trial, TrialConfig, TrialRecord
 from harness.executors import EXECUTORS, InlineExecutor
 from harness.library import StudyFile
 from harness.models import resolve
 from harness.options import Request
 from harness.plan import SweepPlan, make_plan
 from harness.rounds import Means
-from harness.sweep import SweepOutcome, run_sweep
+from harness.sweep import run_sweep
 from harness.tracker import NullTracker
 from harness.trial import evaluate_group, run_segment
-from tests.support import EXECUTOR_NAMES, TIMES, TINY, make_study_file, quick_report
-
-INLINE = Means(executor="inline")
-
-
-class QuietDisplay:
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.units = self.done = 0.0
-        self.notes: list[str] = []
-        self.names: list[str] = []
-        self.best: list[TrialRecord] = []
-        self.is_stopped = False
-
-    def start(self, title: str, units: float, done: float, total: int, ended: Sequence[TrialRecord]) -> None:
-        """Keeps the amounts."""
-        self.units, self.done = units, done
-
-    def more(self, units: float, trials: int) -> None:
-        """Adds to the amount."""
-        self.units += units
-
-    def advance(self, units: float) -> None:
-        """Adds."""
-        self.done += units
-
-    def trial_ended(self, name: str, record: TrialRecord, is_best: bool) -> None:
-        """Keeps the name, and the record where it is the best so far."""
-        self.names.append(name)
-        self.best += [record] * is_best
-
-    def note(self, text: str) -> None:
-        """Keeps the sentence."""
-        self.notes.append(text)
-
-    def stop(self) -> None:
-        """Keeps that it is over."""
-        self.is_stopped = True
+from tests.support import EXECUTOR_NAMES, TINY, make_study_file
+from tests.sweeping import INLINE, InterruptedTracker, QuietDisplay, numbers, run
 
 
 @pytest.fixture
@@ -70,23 +32,10 @@ def whole_report() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _quick_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the report, whose pictures take seconds, most tests need no more than the tables."""
+def _as_reported(request: pytest.FixtureRequest) -> None:
+    """Most tests need no more of the report than the tables."""
     if "whole_report" not in request.fixturenames:
-        monkeypatch.setattr(sweep, "report_files", quick_report)
-
-
-def run(plan: SweepPlan, means: Means = INLINE, tracker: NullTracker | None = None) -> SweepOutcome:
-    """Runs a sweep in memory."""
-    return run_sweep(plan, means, tracker or NullTracker(), QuietDisplay())
-
-
-def numbers(outcome: SweepOutcome) -> dict[TrialConfig, dict[str, float]]:
-    """Every number of every trial that does not depend on when it ran."""
-    records = [record for row in outcome.summary.rows for record in row.trials]
-    return {
-        record.trial.config: {name: value for name, value in record.metrics.items() if name not in TIMES} for record in records
-    }
+        request.getfixturevalue("quickly_reported")
 
 
 @pytest.mark.usefixtures("whole_report")
@@ -138,25 +87,10 @@ def test_how_a_sweep_runs_changes_no_number(executor: str, plan: SweepPlan) -> N
     assert numbers(run(plan, means)) == numbers(run(plan))
 
 
-class _InterruptedTracker(NullTracker):
-    """Raises like Ctrl-C, or like a crash, when so many trials have ended."""
-
-    def __init__(self, after: int, error: type[BaseException]) -> None:
-        super().__init__()
-        self.left, self.error = after, error
-
-    def log_epochs(self, run_id: str, logs: Any) -> None:
-        """Fails when its time has come."""
-        super().log_epochs(run_id, logs)
-        if 0 <= self.left <= sum(status == "finished" for status in self.statuses.values()):
-            self.left = -1
-            raise self.error
-
-
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_an_interrupted_sweep_ends_its_runs_and_goes_on_with_the_same_numbers(plan: SweepPlan, after: int) -> None:
     """No run is left running, ended trials are kept, and the whole equals an undisturbed sweep bit for bit."""
-    tracker = _InterruptedTracker(after, KeyboardInterrupt)
+    tracker = InterruptedTracker(after, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         run(plan, Means("inline", group_size=2 if after == 0 else 1), tracker)
     assert "RUNNING" not in tracker.statuses.values()
@@ -241,113 +175,6 @@ def test_more_seeds_keep_the_trials_there_are(study_file: StudyFile) -> None:
     assert (more.kept, more.summary.finished) == (4, 6)
     fewer = run(make_plan(study_file, Request(device="cpu", seeds=1)), tracker=tracker)
     assert (fewer.was_finished, fewer.summary.finished, fewer.summary.total) == (True, 2, 2)
-
-
-def _search_space(trial: Any) -> TrialConfig:
-    return replace(
-        TINY, latent_size=trial.suggest_int("latent_size", 1, 9), architecture=trial.suggest_categorical("a", ["linear"])
-    )
-
-
-def test_a_search_runs_in_rounds_and_resumes(tmp_path: Path) -> None:
-    """A sampler's study trains what it proposes; cut off within a round it goes on with the same proposals and numbers."""
-    changes = {"grid": {}, "sampler": "tpe", "trials": 6, "round_size": 4, "objectives": ("reconstruction_loss",)}
-    file = replace(make_study_file(tmp_path, **changes), search_space=_search_space)
-    plan = make_plan(file, Request(device="cpu"))
-    whole = run(plan)
-    tracker = _InterruptedTracker(2, KeyboardInterrupt)
-    with pytest.raises(KeyboardInterrupt):
-        run(plan, tracker=tracker)
-    resumed = run(plan, tracker=tracker)
-    assert resumed.kept == 2
-    assert resumed.summary.finished == 6
-    assert numbers(resumed) == numbers(whole)
-
-
-def searching_plan(tmp_path: Path, **changes: Any) -> SweepPlan:
-    """A search of twelve trials that differ in learning rate, from hopeless to good."""
-
-    def space(trial: Any) -> TrialConfig:
-        rate = trial.suggest_float("learning_rate", 1e-7, 1e-1, log=True)
-        return replace(TINY, architecture="linear", epochs=6, learning_rate=rate)
-
-    fields: dict[str, Any] = {"grid": {}, "sampler": "random", "trials": 12, "round_size": 6, **changes}
-    return make_plan(replace(make_study_file(tmp_path, **fields), search_space=space), Request(device="cpu"))
-
-
-@pytest.mark.parametrize("trainer", ["stacked", "plain"])
-def test_a_pruner_ends_hopeless_trials_early(tmp_path: Path, trainer: str) -> None:
-    """After a third or two of their epochs; the others have the numbers that they have without one."""
-    pruned_plan = searching_plan(tmp_path, pruner="median")
-    pruned_plan = replace(pruned_plan, placement=replace(pruned_plan.placement, trainer=trainer))
-    tracker = NullTracker()
-    outcome = run(pruned_plan, tracker=tracker)
-    records = {number: each for number, each in tracker.sweeps[pruned_plan.identity].records.items() if each.status == "pruned"}
-    assert outcome.summary.pruned == len(records) > 0
-    assert outcome.summary.finished == 12 - len(records)
-    assert min(records) >= 6
-    for record in records.values():
-        epochs = [log.epoch for log in tracker.epochs[record.run_id]]
-        assert epochs == list(range(1, len(epochs) + 1))
-        assert len(epochs) in (2, 4)
-        assert f"pruned after {len(epochs)} of 6 epochs" in record.reason
-        assert (record.run_id, "curves/training.csv") in tracker.files
-        assert tracker.epochs[record.run_id][1].val_mse == record.metrics[STAGE_METRICS[0]]
-    if trainer == "plain":  # in a stack the last bits depend on how many others there are
-        whole = numbers(run(replace(searching_plan(tmp_path), placement=pruned_plan.placement)))
-        for config, metrics in numbers(outcome).items():
-            assert {name: value for name, value in metrics.items() if name not in STAGE_METRICS} == whole[config]
-
-
-@pytest.mark.parametrize("cut", [1, 8])
-def test_a_search_with_a_pruner_and_a_confirmation_resumes_with_the_same_numbers(tmp_path: Path, cut: int) -> None:
-    """Cut off after any number of trials it proposes, gives up and confirms what an uninterrupted one does."""
-    changes = {"sampler": "tpe", "pruner": "median", "confirm": 2, "confirm_seeds": 2}
-    plan = searching_plan(tmp_path, **changes)
-    undisturbed, tracker = NullTracker(), _InterruptedTracker(cut, KeyboardInterrupt)
-    whole = run(plan, tracker=undisturbed)
-    with pytest.raises(KeyboardInterrupt):
-        run(plan, tracker=tracker)
-    resumed = run(plan, tracker=tracker)
-    assert numbers(resumed) == numbers(whole)
-    assert resumed.summary.total == whole.summary.total == 12 + 4
-    ends = [
-        {number: each.status for number, each in kept.sweeps[plan.identity].records.items()} for kept in (tracker, undisturbed)
-    ]
-    assert ends[0] == ends[1]
-    assert run(plan, tracker=tracker).was_finished
-
-
-def test_the_best_trials_of_a_search_come_again_from_fresh_seeds(tmp_path: Path) -> None:
-    """In rows of their own, with intervals; a longer search keeps those that it confirms again, and the bar shows them."""
-    tracker, display = NullTracker(), QuietDisplay()
-    plan = searching_plan(tmp_path, confirm=2, confirm_seeds=3)
-    outcome = run_sweep(plan, INLINE, tracker, display)
-    assert display.done == pytest.approx(display.units)
-    singles, again = ([row for row in outcome.summary.rows if len(row.trials) == count] for count in (1, 3))
-    assert (len(singles), len(again)) == (12, 2)
-    best = sorted(row.metrics["val/mse"].mean for row in singles)[:2]
-    confirmed = [next(s for s in singles if s.point["learning_rate"] == row.point["learning_rate"]) for row in again]
-    assert sorted(row.metrics["val/mse"].mean for row in confirmed) == best
-    assert all(record.trial.config.seed > 0 for row in again for record in row.trials)
-    longer = replace(plan, study=replace(plan.study, trials=14))
-    assert run(longer, tracker=tracker).kept == 12 + 6
-
-
-def test_a_search_whose_space_is_exhausted_says_so(tmp_path: Path) -> None:
-    """It ends with what there was; the same command does nothing more, and says it again."""
-    file = make_study_file(tmp_path, grid={}, sampler="random", trials=9, round_size=4)
-
-    def space(trial: Any) -> TrialConfig:
-        return replace(TINY, architecture="linear", latent_size=trial.suggest_int("latent_size", 1, 3))
-
-    plan, tracker, display = make_plan(replace(file, search_space=space), Request(device="cpu")), NullTracker(), QuietDisplay()
-    outcome = run_sweep(plan, INLINE, tracker, display)
-    assert sorted(config.latent_size for config in numbers(outcome)) == [1, 2, 3]
-    again = QuietDisplay()
-    assert run_sweep(plan, INLINE, tracker, again).was_finished
-    for notes in (display.notes, again.notes):
-        assert [note for note in notes if "ended SHORT, with 3 of 9 trials" in note] == notes[-1:]
 
 
 def test_no_more_groups_are_under_way_than_the_executor_has_slots(plan: SweepPlan, monkeypatch: pytest.MonkeyPatch) -> None:
