@@ -38,9 +38,14 @@ settings.load_profile("same")  # the same examples every time, or others where t
 torch.set_num_threads(1)  # as in the harness itself: two threads wait for each other longer than they work
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first: at the end there is then no process of the tests without work beside one with a long one."""
-    items.sort(key=lambda item: item.path.name != "test_kills.py")
+    """The longest at equal distances: of processes that share the tests each begins with one of them, and none has them all."""
+    longest = [item for item in items if item.path.name == "test_kills.py"]
+    ordered = [item for item in items if item.path.name != "test_kills.py"]
+    for place, item in enumerate(longest):
+        ordered.insert(place * len(items) // len(longest), item)
+    items[:] = ordered
 
 
 @pytest.fixture(autouse=True)
