@@ -160,7 +160,7 @@ def run_round(run: Run, executor: Executor, trials: list[Trial], records: Mappin
             are_warm = True
         done, _ = wait(active, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
         run.tracker.beat()
-        if active and not done:
+        if active and not (done or run.stop.is_set()):
             statistics.warm_up()  # for the sweep's end, when all workers would wait for it
         for future in done:
             task = active.pop(future)
