@@ -283,11 +283,13 @@ def register_best(client: MlflowClient, experiment_id: str, publication: Publica
     except MlflowException as error:
         if _code(error) != "RESOURCE_ALREADY_EXISTS":
             raise
-    if any(version.run_id == run_id for version in client.search_model_versions(f"name = '{name}'")):
+    versions = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda version: int(version.version))
+    if any(version.run_id == run_id for version in versions[:-1]):
         return
-    source = f"{client.get_run(run_id).info.artifact_uri}/model"
-    version = client.create_model_version(name, source=source, run_id=run_id, description=publication.description)
-    client.set_registered_model_alias(name, "best", version.version)
+    if not versions or versions[-1].run_id != run_id:
+        source = f"{client.get_run(run_id).info.artifact_uri}/model"
+        versions.append(client.create_model_version(name, source=source, run_id=run_id, description=publication.description))
+    client.set_registered_model_alias(name, "best", versions[-1].version)  # again, where a command was killed right before it
 
 
 def source_tags() -> dict[str, str]:

@@ -183,11 +183,12 @@ def _finish(run: Run, search: Search, records: Mapping[int, TrialRecord], spread
     note = describe(plan.study.question, claims, about.page_address)
     tags |= {"mlflow.note.content": note, TAG: about.layout.to_tag()}
     status: Status = "FINISHED" if summary.finished else "FAILED"
-    run.tracker.finish_sweep(run.sweep, status, metrics | counts, tags, files)
+    run.tracker.write_outcome(run.sweep, metrics | counts, tags, files)
     for sentence in run.tracker.publish(run.sweep, _publication(run, summary)):
         run.display.note(sentence)
     if run.means.checkpoints:
         forget_checkpoints(run.means.checkpoints)
+    run.tracker.end_sweep(run.sweep, status)
     return claims
 
 

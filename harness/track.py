@@ -189,13 +189,12 @@ class MlflowTracker:
             self._set_status(run_id, "KILLED")
 
     @explains
-    def finish_sweep(
-        self, sweep: OpenSweep, status: Status, metrics: Mapping[str, float], tags: Mapping[str, str], files: Mapping[str, bytes]
+    def write_outcome(
+        self, sweep: OpenSweep, metrics: Mapping[str, float], tags: Mapping[str, str], files: Mapping[str, bytes]
     ) -> None:
-        """Writes what the sweep came to on its parent run and ends it."""
+        """Writes what the sweep came to on its parent run."""
         self._log_batch(sweep.run_id, [(name, value, 0) for name, value in metrics.items()], tags)
         self._log_files(sweep.run_id, files)
-        self._set_status(sweep.run_id, status)
         self.settle({})
 
     def publish(self, sweep: OpenSweep, publication: Publication) -> tuple[str, ...]:
@@ -210,6 +209,12 @@ class MlflowTracker:
             except Exception as error:  # whatever this store has against it
                 notes.append(f"note: {what} is not in MLflow: {explained(self.uri, error)}")
         return tuple(notes)
+
+    @explains
+    def end_sweep(self, sweep: OpenSweep, status: Status) -> None:
+        """Ends the parent run, as the last of all: a sweep that has ended is not looked at again."""
+        self._set_status(sweep.run_id, status)
+        self.settle({})
 
     @explains
     def read_file(self, run_id: str, path: str) -> bytes:

@@ -117,13 +117,16 @@ class Tracker(Protocol):
     def stop_trials(self, run_ids: Iterable[str], reason: str) -> None:
         """Ends runs whose trials did not come to an end."""
 
-    def finish_sweep(
-        self, sweep: OpenSweep, status: Status, metrics: Mapping[str, float], tags: Mapping[str, str], files: Mapping[str, bytes]
+    def write_outcome(
+        self, sweep: OpenSweep, metrics: Mapping[str, float], tags: Mapping[str, str], files: Mapping[str, bytes]
     ) -> None:
-        """Writes what the sweep came to and ends its run."""
+        """Writes what the sweep came to."""
 
     def publish(self, sweep: OpenSweep, publication: Publication) -> tuple[str, ...]:
         """Writes the saved view and registers the best model; gives sentences on what could not be done."""
+
+    def end_sweep(self, sweep: OpenSweep, status: Status) -> None:
+        """Ends its run, as the last of all: a sweep that has ended is not looked at again."""
 
     def read_file(self, run_id: str, path: str) -> bytes:
         """Reads back a file of a run."""
@@ -194,17 +197,21 @@ class NullTracker:
         """Ends runs whose trials did not come to an end."""
         self.statuses.update(dict.fromkeys(run_ids, reason))
 
-    def finish_sweep(
-        self, sweep: OpenSweep, status: Status, metrics: Mapping[str, float], tags: Mapping[str, str], files: Mapping[str, bytes]
+    def write_outcome(
+        self, sweep: OpenSweep, metrics: Mapping[str, float], tags: Mapping[str, str], files: Mapping[str, bytes]
     ) -> None:
         """Keeps what the sweep came to."""
-        self.statuses[sweep.run_id], self.metrics[sweep.run_id] = status, dict(metrics)
+        self.metrics[sweep.run_id] = dict(metrics)
         self._keep(sweep.run_id, files)
 
     def publish(self, sweep: OpenSweep, publication: Publication) -> tuple[str, ...]:
         """Keeps it."""
         self.publications.append(publication)
         return ()
+
+    def end_sweep(self, sweep: OpenSweep, status: Status) -> None:
+        """Ends its run."""
+        self.statuses[sweep.run_id] = status
 
     def read_file(self, run_id: str, path: str) -> bytes:
         """Reads back a file of a run."""

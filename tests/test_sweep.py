@@ -124,16 +124,16 @@ def test_a_trial_is_the_best_so_far_where_none_before_it_is_better(study_file: S
 
 
 class _PictureError(NullTracker):
-    """Cannot end the sweep, once."""
+    """Cannot write what the sweep came to, once."""
 
     is_broken = True
 
-    def finish_sweep(self, *arguments: Any) -> None:
+    def write_outcome(self, *arguments: Any) -> None:
         """Raises the first time."""
         if self.is_broken:
             self.is_broken = False
             raise KeyboardInterrupt
-        super().finish_sweep(*arguments)
+        super().write_outcome(*arguments)
 
 
 def test_an_interruption_at_the_very_end_leaves_nothing_running(plan: SweepPlan) -> None:

@@ -78,7 +78,9 @@ def test_the_sweep_is_finished_when_it_says_so(tracker: Tracker) -> None:
     """A parent run that has ended is known to have ended, and its files can be read."""
     sweep = tracker.open_sweep(INFO, fresh=False)
     assert not tracker.open_sweep(INFO, fresh=False).was_finished
-    tracker.finish_sweep(sweep, "FINISHED", {"reconstruction_loss": 0.1}, {"harness.best": "x"}, {"summary.json": b"{}"})
+    tracker.write_outcome(sweep, {"reconstruction_loss": 0.1}, {"harness.best": "x"}, {"summary.json": b"{}"})
+    assert not tracker.open_sweep(INFO, fresh=False).was_finished
+    tracker.end_sweep(sweep, "FINISHED")
     assert tracker.open_sweep(INFO, fresh=False).was_finished
     assert tracker.read_file(sweep.run_id, "summary.json") == b"{}"
 
@@ -152,7 +154,7 @@ def test_no_number_that_is_not_finite_is_written_anywhere(client: MlflowClient) 
     curves = {"transfer/frozen/test_loss": (2.0, math.nan, 1.5, math.inf)}
     metrics = {"reconstruction_loss": math.nan, "test/r2": -math.inf, "latent/dead_units": 1.0}
     record = tracker.finish_trial(run_id, Trial(0, CONFIG), TrialResult(CONFIG, "failed", metrics, curves, reason="nan"))
-    tracker.finish_sweep(sweep, "FAILED", {"reconstruction_loss": math.inf, "trials/total": 1}, {}, {})
+    tracker.write_outcome(sweep, {"reconstruction_loss": math.inf, "trials/total": 1}, {}, {})
     assert record.metrics == {"latent/dead_units": 1.0}
     names = {"train/mse", "train/loss", "val/mse", "train/learning_rate", "transfer/frozen/test_loss", "latent/dead_units"}
     assert client.get_run(run_id).data.metrics.keys() == names

@@ -50,6 +50,19 @@ def test_the_best_model_is_registered_once_under_an_alias(client: MlflowClient, 
     assert (folder / "config.json").read_bytes() == b"{}"
 
 
+def test_of_the_best_models_of_several_sweeps_the_last_has_the_alias(client: MlflowClient) -> None:
+    """One that has a version already takes it from no newer one, when its sweep is finished again."""
+    tracker = MlflowTracker(None)
+    sweep, first = begin(tracker)
+    tracker.finish_trial(first, Trial(0, CONFIG), RESULT)
+    _, second = begin(tracker, number=1)
+    tracker.finish_trial(second, Trial(1, CONFIG), RESULT)
+    for run_id in (first, second, first):
+        assert tracker.publish(sweep, replace(PUBLICATION, run_id=run_id)) == ()
+    assert client.get_model_version_by_alias("tiny-digits", "best").run_id == second
+    assert len(client.search_model_versions("name = 'tiny-digits'")) == 2
+
+
 def test_a_store_without_a_registry_is_no_reason_to_fail(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """What could not be done is said, in a sentence each; the rest is done."""
     tracker = MlflowTracker(None)
