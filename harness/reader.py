@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sqlite3
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from urllib.request import url2pathname
 from harness.config import EndStatus, Trial, TrialConfig, TrialRecord
 from harness.garbage import search_not_now
 from harness.rules import UserError, without_password
-from harness.runs import RunFiles, explains, is_refusal, open_client
+from harness.runs import RunFiles, StoreFiles, explains, is_refusal, open_client
 from harness.store import HEALTH_TIMEOUT_SECONDS, database_path, store_uri
 
 if TYPE_CHECKING:
@@ -33,7 +32,8 @@ ENDS: dict[EndStatus, str] = {"finished": "FINISHED", "failed": "FAILED", "prune
 """How a trial ends, in MLflow's words; one that was cut off is KILLED as well, without the tag."""
 
 CHILDREN = """
-    SELECT runs.run_uuid, runs.experiment_id, runs.status, runs.start_time, runs.end_time, runs.lifecycle_stage = 'deleted'
+    SELECT runs.run_uuid, runs.experiment_id, runs.status, runs.start_time, runs.end_time, runs.lifecycle_stage = 'deleted',
+        runs.artifact_uri
     FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid
     WHERE tags.key = 'mlflow.parentRunId' AND tags.value = ?
     ORDER BY runs.start_time DESC, runs.run_uuid
@@ -65,6 +65,7 @@ class StoredRun:
         began: Milliseconds since 1970.
         ended: The same; ``None`` where it has not.
         is_trashed: Whether it is in MLflow's trash.
+        location: Of its files.
         metrics: The last value of each.
         params: As text.
         tags: MLflow's own among them.
@@ -76,6 +77,7 @@ class StoredRun:
     began: int
     ended: int | None = None
     is_trashed: bool = False
+    location: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -113,9 +115,9 @@ class StoredRun:
 class StoreReader:
     """Reads what sweeps have written; changes nothing."""
 
-    def __init__(self, uri: str, client: MlflowClient) -> None:
-        """Takes the address of a store and a client that is connected to it; ``open_reader`` makes both."""
-        self.uri, self._client = uri, client
+    def __init__(self, uri: str, client: MlflowClient, files: StoreFiles | None = None) -> None:
+        """Takes the address of a store, a client that is connected to it and its files; ``open_reader`` makes all three."""
+        self.uri, self._client, self._files = uri, client, files or StoreFiles(uri, client)
 
     @explains
     def sweeps(self, study: str, identity: str = "") -> list[StoredRun]:
@@ -157,6 +159,8 @@ class StoreReader:
         if runs is None:
             wanted = f"tags.`mlflow.parentRunId` = '{parent.run_id}'"
             runs = list(self._search(parent.experiment_id, wanted, view=ACTIVE_AND_TRASH if trash else ACTIVE))
+        for run in runs:
+            self._files.learn(run.run_id, run.location)
         # Others may be below it, by somebody's own hand.
         return [run for run in runs if "harness.trial" in run.tags and (trash or not run.is_trashed)]
 
@@ -167,13 +171,12 @@ class StoreReader:
     @explains
     def read_file(self, run_id: str, path: str) -> bytes:
         """The content of a file of a run."""
-        with tempfile.TemporaryDirectory() as folder:
-            return Path(self._client.download_artifacts(run_id, path, folder)).read_bytes()
+        return self._files.of(run_id).read(path)
 
     @explains
     def files(self, run_id: str) -> RunFiles:
         """All files of a run."""
-        return RunFiles(self.uri, str(self._client.get_run(run_id).info.artifact_uri))
+        return self._files.of(run_id)
 
     @explains
     def locate(self, run_id: str, path: str) -> str:
@@ -256,8 +259,8 @@ def _read_children(connection: sqlite3.Connection, parent_id: str) -> list[Store
     connection.execute("BEGIN")  # so that all that is read is of one moment
     rows = connection.execute(CHILDREN, (parent_id,))
     runs = {
-        run_id: StoredRun(run_id, str(experiment), status, began, ended, bool(is_trashed))
-        for run_id, experiment, status, began, ended, is_trashed in rows
+        run_id: StoredRun(run_id, str(experiment), status, began, ended, bool(is_trashed), location)
+        for run_id, experiment, status, began, ended, is_trashed, location in rows
     }
     for name, query in OF_CHILDREN.items():
         parts = {run_id: getattr(run, name) for run_id, run in runs.items()}
@@ -269,10 +272,17 @@ def _read_children(connection: sqlite3.Connection, parent_id: str) -> list[Store
 
 def _stored(run: Run) -> StoredRun:
     info, data = run.info, run.data
-    times = (int(info.start_time), info.end_time or None)
-    is_trashed = info.lifecycle_stage == "deleted"
     return StoredRun(
-        info.run_id, info.experiment_id, info.status, *times, is_trashed, metrics=data.metrics, params=data.params, tags=data.tags
+        info.run_id,
+        info.experiment_id,
+        info.status,
+        int(info.start_time),
+        info.end_time or None,
+        info.lifecycle_stage == "deleted",
+        info.artifact_uri,
+        data.metrics,
+        data.params,
+        data.tags,
     )
 
 

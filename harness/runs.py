@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 KEY_TAG = "harness.key"
 """The tag with a run's key: by it a run is found whose creation was answered by nobody."""
 
-METRICS_A_BATCH = 1000
+MOST_A_BATCH = 1000
+"""Metrics, params and tags together."""
 
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
 """In MLflow's words: the store is there, and does not take what it was given. It will not take it later either."""
@@ -82,7 +83,7 @@ class MlflowRuns:
 
     def __init__(self, uri: str, client: MlflowClient) -> None:
         """Takes the address of a store and a client that is connected to it."""
-        self.uri, self.client = uri, client
+        self.uri, self.client, self.files = uri, client, StoreFiles(uri, client)
 
     @explains
     def write(self, write: Write, again: bool = False) -> str:
@@ -98,10 +99,11 @@ class MlflowRuns:
 
     def _find_or_create(self, write: Write, again: bool) -> str:
         content = write.content
-        if again and (run := self._find(content["experiment_id"], write.run_id)):
-            return str(run.info.run_id)
-        tags = {**content["tags"], KEY_TAG: write.run_id}
-        run = self.client.create_run(content["experiment_id"], start_time=content["time"], tags=tags, run_name=content["name"])
+        run = self._find(content["experiment_id"], write.run_id) if again else None
+        if run is None:
+            tags, experiment_id = {**content["tags"], KEY_TAG: write.run_id}, content["experiment_id"]
+            run = self.client.create_run(experiment_id, start_time=content["time"], tags=tags, run_name=content["name"])
+        self.files.learn(str(run.info.run_id), str(run.info.artifact_uri))
         return str(run.info.run_id)
 
     def _find(self, experiment_id: str, key: str) -> Run | None:
@@ -117,7 +119,7 @@ class MlflowRuns:
             elif write.kind == "input":
                 self.client.log_inputs(write.run_id, datasets=[_dataset_input(write.content)])
             elif write.kind == "files":
-                self._log_files(write.run_id, write.files)
+                self.files.of(write.run_id).write(write.files)
             else:
                 self._set_status(write.run_id, write.content["status"], write.content["time"])
         except Exception as error:
@@ -132,18 +134,10 @@ class MlflowRuns:
         metrics = [Metric(*point) for point in content.get("metrics", ())]
         params = [Param(name, value) for name, value in content.get("params", {}).items()]
         tags = [RunTag(name, value) for name, value in content.get("tags", {}).items()]
-        if params or tags:
-            self.client.log_batch(run_id, params=params, tags=tags)
-        for start in range(0, len(metrics), METRICS_A_BATCH):
-            self.client.log_batch(run_id, metrics=metrics[start : start + METRICS_A_BATCH])
-
-    def _log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
-                path = Path(folder) / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-            self.client.log_artifacts(run_id, folder)
+        first = MOST_A_BATCH - len(params) - len(tags)
+        self.client.log_batch(run_id, metrics[:first], params, tags)
+        for start in range(first, len(metrics), MOST_A_BATCH):
+            self.client.log_batch(run_id, metrics[start : start + MOST_A_BATCH])
 
     def _set_status(self, run_id: str, status: str, time: int) -> None:
         if status == "RUNNING":
@@ -236,10 +230,49 @@ class RunFiles:
         with tempfile.TemporaryDirectory() as folder:
             return Path(self._repository().download_artifacts(path, folder)).read_bytes()
 
+    @explains
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Adds files, each by its path."""
+        if self._folder:
+            _write_files(self._folder, files)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            _write_files(Path(folder), files)
+            self._repository().log_artifacts(folder)
+
     def _repository(self) -> Any:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         return get_artifact_repository(self._location, tracking_uri=self.uri)
+
+
+def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+class StoreFiles:
+    """The files of all runs of a store.
+
+    Where a run has its own never changes. MLflow, which reads all its numbers to say it, is asked once at the most.
+    """
+
+    def __init__(self, uri: str, client: MlflowClient) -> None:
+        """Takes the address of a store and a client that is connected to it."""
+        self._uri, self._client = uri, client
+        self._locations: dict[str, str] = {}
+
+    def learn(self, run_id: str, location: str) -> None:
+        """Keeps where a run has its files."""
+        self._locations[run_id] = location
+
+    def of(self, run_id: str) -> RunFiles:
+        """The files of a run."""
+        if run_id not in self._locations:
+            self.learn(run_id, str(self._client.get_run(run_id).info.artifact_uri))
+        return RunFiles(self._uri, self._locations[run_id])
 
 
 def find_experiment(client: MlflowClient, uri: str, name: str) -> tuple[str, tuple[str, ...]]:

@@ -65,9 +65,10 @@ class MlflowTracker:
         """
         self.uri = store_uri(uri)
         self._client = open_client(self.uri)
-        self._reader = StoreReader(self.uri, self._client)
         self._address = absolute(self.uri)
-        self._runs: Writer = MlflowRuns(self.uri, self._client)
+        runs = MlflowRuns(self.uri, self._client)
+        self._runs: Writer = runs
+        self._reader = StoreReader(self.uri, self._client, runs.files)
         self._journaled: JournaledRuns | None = None
         if patience:
             shown = without_password(self.uri)

@@ -14,6 +14,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from harness.config import Trial
+from harness.journal import Write
+from harness.reader import open_reader
 from harness.rules import UserError
 from harness.track import MlflowTracker
 from harness.tracker import Publication
@@ -172,3 +174,41 @@ def test_several_processes_may_start_on_a_missing_store(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").unlink()
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         assert pool.map(_open_store, [str(tmp_path)] * 3) == [32, 32, 32]
+
+
+def test_where_a_run_has_its_files_is_asked_at_most_once(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run that was begun here never; of all trials of a sweep that is read, not once more than their numbers."""
+    sweep, run_id = begin(tracker := MlflowTracker(None))
+    asked: list[str] = []
+    plain = MlflowClient.get_run
+
+    def get_run(self: MlflowClient, run_id: str) -> Any:
+        asked.append(run_id)
+        return plain(self, run_id)
+
+    monkeypatch.setattr(MlflowClient, "get_run", get_run)
+    tracker.finish_trial(run_id, Trial(0, CONFIG), RESULT)
+    assert tracker.read_file(run_id, "top.csv") == b"a,b\n"
+    assert asked == []
+    another = MlflowTracker(None)
+    assert [another.read_file(run_id, path) for path in ("top.csv", "pictures/one.bin")] == [b"a,b\n", b"\x00\x01"]
+    assert asked == [run_id]
+    reader = open_reader(None)
+    (parent,) = reader.sweeps(INFO.study, INFO.identity)
+    assert parent.run_id == sweep.run_id
+    assert [reader.read_file(trial.run_id, "top.csv") for trial in reader.trials(parent)] == [b"a,b\n"]
+    assert asked == [run_id]
+
+
+@pytest.mark.parametrize("count", [1, 996, 997, 2400])
+def test_numbers_params_and_tags_of_any_amount_are_all_written(count: int, client: MlflowClient) -> None:
+    """MLflow takes a thousand at a time: with four params and tags 996 numbers, the rest after them."""
+    _, run_id = begin(tracker := MlflowTracker(None))
+    points = [("m", step / 3, 1000 + step, step) for step in range(count)]
+    content = {"metrics": points, "params": {"p": "1", "q": "2"}, "tags": {"t": "3", "u": "4"}}
+    tracker._runs.write(Write("batch", run_id, content))
+    written = [(each.key, each.value, each.timestamp, each.step) for each in client.get_metric_history(run_id, "m")]
+    assert written == points
+    data = client.get_run(run_id).data
+    assert {"p": "1", "q": "2"}.items() <= data.params.items()
+    assert {"t": "3", "u": "4"}.items() <= data.tags.items()
