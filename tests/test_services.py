@@ -29,7 +29,7 @@ pytestmark = pytest.mark.cluster
 
 USER = "ann"
 OLDER_MLFLOW = os.environ.get("HARNESS_OLDER_MLFLOW", "")
-"""A folder with an older MLflow, installed by ``.ci/run``."""
+"""A folder with an older MLflow, installed by ``.ci/cluster``."""
 
 
 @dataclass
