@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from harness.groups import choose_workers
-from harness.processes import environment, how_it_ended, interrupts_held, kill, start_method, start_worker, with_its_log
+from harness.parcels import NotOpenedError, Parcel, pack, unpack
+from harness.processes import environment, how_it_ended, interrupts_held, kill, start_method, start_worker, work
 from harness.ray_executor import RayExecutor
 from harness.workers import HUGE_PAGES, TUNABLES, Call, Executor, NoWorkerError, Spread, Wanted, WorkerDiedError
 
@@ -62,6 +63,14 @@ class _Worker:
     processes: list[Any] = field(default_factory=list)
 
 
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A call, packed: when it waits for a worker, there is nothing more to do for it than to hand it over."""
+
+    call: Call
+    parcel: Parcel
+
+
 class ProcessExecutor:
     """Runs the functions in processes of their own, which stay for the whole sweep.
 
@@ -82,33 +91,37 @@ class ProcessExecutor:
         self._context: Any = get_context(start_method())
         self._lock = threading.RLock()  # results come on threads of the pools
         self._workers = [_Worker(number) for number in range(workers)]
-        self._idle, self._waiting = deque(self._workers), deque[Call]()
-        self._is_over = False
+        self._idle, self._waiting = deque(self._workers), deque[_Task]()
+        self._is_over, self._shares = False, True
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Queues the function for the next free worker, which is started here where there is none yet."""
         call = Call(function, arguments, Future())
+        task = self._packed(call)
         with self._lock:
-            self._waiting.append(call)
+            self._waiting.append(task)
             self._serve()
         return call.future
+
+    def _packed(self, call: Call) -> _Task:
+        return _Task(call, pack((call.function, call.arguments), self._shares))
 
     def _serve(self) -> None:
         """Gives waiting tasks to idle workers."""
         while self._waiting and self._idle and not self._is_over:
-            call = self._waiting.popleft()
-            if call.future.set_running_or_notify_cancel():
+            task = self._waiting.popleft()
+            if task.call.future.running() or task.call.future.set_running_or_notify_cancel():
                 worker = self._idle.popleft()
-                self._submit_to(worker, call).add_done_callback(partial(self._take_result, worker, call))
+                self._submit_to(worker, task).add_done_callback(partial(self._take_result, worker, task))
 
-    def _submit_to(self, worker: _Worker, call: Call) -> Future[Any]:
+    def _submit_to(self, worker: _Worker, task: _Task) -> Future[Any]:
         """Hands a task to a worker; starts another process where the worker's has died without a task, or dies as it starts."""
         failed: Future[Any] = Future()
         with interrupts_held(), environment(TUNABLES, HUGE_PAGES):
             for starts in range(STARTS):
                 time.sleep(START_PAUSE_SECONDS * starts)
                 try:
-                    return _submit_to_pool(self._start(worker), call)
+                    return _submit_to_pool(self._start(worker), task.parcel, self._shares)
                 except (BrokenProcessPool, OSError, EOFError, MemoryError) as error:
                     for process in worker.processes:
                         kill(process)
@@ -128,25 +141,27 @@ class ProcessExecutor:
             worker.pool = ProcessPoolExecutor(1, self._context, start_worker, (worker.number, self._set_up))
         return worker.pool
 
-    def _take_result(self, worker: _Worker, call: Call, done: Future[Any]) -> None:
+    def _take_result(self, worker: _Worker, task: _Task, done: Future[Any]) -> None:
         """Passes a result on, after the worker has its next task; replaces a worker that died."""
         if done.cancelled():  # the executor is over, and nobody waits for it
             return
-        error = done.exception()
+        result, lines, error = _opened(done)
         if isinstance(error, BrokenProcessPool):
             error = WorkerDiedError(how_it_ended(worker.processes))
         with self._lock:
             if isinstance(error, WorkerDiedError):
                 worker.pool = None
+            if isinstance(error, NotOpenedError):
+                self._shares = False  # the system does not let processes see each other's memory
+                self._waiting.appendleft(self._packed(task.call))
             self._idle.append(worker)
             self._serve()
-        if error is not None:
-            call.future.set_exception(error)
-            return
-        result, lines = done.result()
         for name, level, line in lines:
             logging.getLogger(name).log(level, line)
-        call.future.set_result(result)
+        if error is None:
+            task.call.future.set_result(result)
+        elif not isinstance(error, NotOpenedError):
+            task.call.future.set_exception(error)
 
     def __enter__(self) -> Self:
         return self
@@ -163,12 +178,22 @@ class ProcessExecutor:
             pool.shutdown(wait=error is None, cancel_futures=True)
 
 
-def _submit_to_pool(pool: ProcessPoolExecutor, call: Call) -> Future[Any]:
+def _opened(done: Future[Any]) -> tuple[Any, list[tuple[str, int, str]], BaseException | None]:
+    """The result of a task and what it logged, or the error."""
+    if error := done.exception():
+        return None, [], error
+    try:
+        return *unpack(done.result()), None
+    except Exception as unreadable:
+        return None, [], unreadable
+
+
+def _submit_to_pool(pool: ProcessPoolExecutor, task: Parcel, shares: bool) -> Future[Any]:
     """Submits a task, and leaves the writing end of the pipe for results to the worker alone.
 
     As long as another process has it open, who reads a result in the middle of which the worker was killed waits for ever.
     """
-    future = pool.submit(with_its_log, call.function, *call.arguments)
+    future = pool.submit(work, task, shares)
     writer = cast(Any, pool)._result_queue._writer
     if not writer.closed:
         writer.close()

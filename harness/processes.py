@@ -12,6 +12,7 @@ from multiprocessing import connection, get_all_start_methods, parent_process, r
 from typing import Any
 
 from harness.garbage import search_the_rest
+from harness.parcels import Parcel, pack, unpack
 from harness.workers import HUGE_PAGES, TUNABLES, WORKER
 
 EXIT_SECONDS = 10
@@ -106,14 +107,30 @@ class _Kept(logging.Handler):
         self.lines.append((record.name, record.levelno, record.getMessage()))
 
 
-def with_its_log(function: Callable[..., Any], *arguments: Any) -> tuple[Any, list[tuple[str, int, str]]]:
-    """In a worker: a function's result, and what it logged, which would spoil the progress display if it were written here."""
+_sent: list[Parcel] = []
+"""In a worker: its last result, which is there until the next task: by then the coordinator has opened it."""
+
+
+def work(task: Parcel, shares: bool) -> Parcel:
+    """In a worker: calls a packed function with its arguments.
+
+    Args:
+        task: The two.
+        shares: Whether the result may have memory that the coordinator opens.
+
+    Returns:
+        The packed result, and what was logged meanwhile: name, level and text. It would spoil the progress display here.
+    """
+    _sent.clear()
+    function, arguments = unpack(task)
     kept, root = _Kept(), logging.getLogger()
     root.addHandler(kept)
     try:
-        return function(*arguments), kept.lines
+        result = function(*arguments)
     finally:
         root.removeHandler(kept)
+    _sent.append(pack((result, kept.lines), shares))
+    return _sent[0]
 
 
 def how_it_ended(processes: Sequence[Any]) -> str:

@@ -19,7 +19,7 @@ from harness.samplers import SAMPLERS
 from tests.support import ROOT
 
 LEVELS = (
-    {"rules", "disk", "garbage", "compiler"},
+    {"rules", "disk", "garbage", "compiler", "parcels"},
     {"commands", "forks", "config", "downloads", "arrays", "folders", "recorded", "workers", "server", "lowering"},
     {
         "datasets",

@@ -1,0 +1,197 @@
+"""Objects on their way between processes: whatever is packed comes out, by shared memory as by a pipe, and nothing is left."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness import executors
+from harness.executors import ProcessExecutor
+from harness.parcels import LEAST_BYTES, NotOpenedError, Parcel, pack, unpack
+from tests.support import ROOT
+
+MANY = LEAST_BYTES // 4
+"""So many float32 have memory of their own."""
+
+SHARES = hasattr(os, "memfd_create")
+needs_memory = pytest.mark.skipif(not SHARES, reason="this system has no memory of its own for parcels")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """As what a worker gives."""
+
+    name: str
+    arrays: dict[str, np.ndarray]
+    more: tuple[Any, ...] = ()
+
+
+ARRAYS = {
+    "float32": np.linspace(0, 1, MANY, dtype=np.float32),
+    "float64": np.linspace(0, 1, 7),
+    "int8": np.arange(-3, 3, dtype=np.int8),
+    "bool": np.array([True, False, True]),
+    "of no axes": np.array(3.5),
+    "empty": np.zeros((0, 4), np.float32),
+    "columns first": np.asfortranarray(np.arange(12.0).reshape(3, 4)),
+    "every other": np.arange(20)[::2],
+}
+
+
+def descriptors() -> set[str]:
+    """What this process has open."""
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
+def _sent(parcel: Parcel) -> Parcel:
+    """As it comes to another process."""
+    return pickle.loads(pickle.dumps(parcel))  # noqa: S301 - made right here
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_whatever_is_packed_comes_out(shares: bool) -> None:
+    """Arrays of any kind, in whatever they are, and what is no array beside them."""
+    content = [_Found("one", ARRAYS, ((1, "two"), [None])), {"x": (ARRAYS["float64"],)}, 3]
+    parcel = pack(content, shares)
+    first, second, third = unpack(_sent(parcel))
+    assert (first.name, first.more, third) == ("one", ((1, "two"), [None]), 3)
+    for name, array in [*ARRAYS.items(), ("again", ARRAYS["float64"])]:
+        found = second["x"][0] if name == "again" else first.arrays[name]
+        np.testing.assert_array_equal(found, array, strict=True)
+
+
+@needs_memory
+def test_many_numbers_are_not_sent() -> None:
+    """What is sent in their place is small; what is small is sent as it is."""
+    content = _Found("many", {"a": np.zeros(MANY, np.float32)})
+    assert len(pickle.dumps(pack(content))) < 1000
+    few = _Found("few", {"a": np.zeros(MANY - 16, np.float32)})
+    assert pack(few) == Parcel(few)
+    assert pack(content, shares=False) == Parcel(content)
+
+
+def test_each_side_has_arrays_of_its_own() -> None:
+    """What is packed may change at once, and what came out may be written to."""
+    packed = np.zeros(MANY, np.float32)
+    parcel = pack([packed])
+    packed[0] = 1
+    (first,), (second,) = unpack(parcel), unpack(parcel)
+    first[1] = 2
+    assert first[:3].tolist() == [packed[0] if not SHARES else 0, 2, 0]
+    assert not SHARES or second[:3].tolist() == [0, 0, 0]
+
+
+@needs_memory
+def test_memory_is_given_back_and_what_came_out_of_it_stays() -> None:
+    """When the parcel is gone nothing of it is open; arrays are there as long as somebody has them."""
+    before = descriptors()
+    parcel = pack([np.arange(MANY, dtype=np.float32)])
+    assert len(descriptors()) == len(before) + 1
+    (array,) = unpack(parcel)
+    del parcel
+    assert len(descriptors()) <= len(before) + 1  # Python's map of it has a descriptor of its own
+    assert array[-1] == MANY - 1
+    del array
+    assert descriptors() == before
+
+
+@needs_memory
+def test_a_system_without_memory_left_sends_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there was no such memory; a descriptor that was there already is closed."""
+    content, before = [np.zeros(MANY, np.float32)], descriptors()
+    monkeypatch.setattr(os, "memfd_create", lambda name: os.open("/dev/full", os.O_RDWR))
+    assert pack(content).memory == -1
+    assert descriptors() == before
+
+
+@needs_memory
+def test_a_parcel_of_a_process_that_is_gone_is_not_opened() -> None:
+    """Nor is one whose memory is shorter than it says."""
+    code = "import numpy as np; from harness.parcels import pack; one = pack([np.zeros(2**20)]); print(one.process, one.memory)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    process, memory = map(int, ran.stdout.split())
+    parcel = Parcel([], process, memory, 2**23)
+    assert parcel.memory >= 0
+    with pytest.raises(NotOpenedError):
+        unpack(parcel)
+    own = pack([np.zeros(MANY, np.float32)])
+    with pytest.raises(NotOpenedError):
+        unpack(replace(own, size=own.size + 1))
+
+
+def _doubled(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: array + array for name, array in arrays.items()}
+
+
+def _open_here() -> int:
+    return len(descriptors())
+
+
+@pytest.fixture
+def executor() -> Iterator[ProcessExecutor]:
+    """With one worker."""
+    with ProcessExecutor(1) as executor:
+        yield executor
+
+
+def test_workers_get_and_give_arrays_of_any_size(executor: ProcessExecutor) -> None:
+    """And nothing stays open of it, neither here nor there, however many there were."""
+    given = {"large": ARRAYS["float32"], "small": ARRAYS["float64"]}
+    counts = []
+    for _ in range(4):
+        found = executor.submit(_doubled, given).result(60)
+        for name, array in given.items():
+            np.testing.assert_array_equal(found[name], array + array, strict=True)
+        del found
+        counts.append((executor.submit(_open_here).result(60), _open_here()))
+    assert counts[1:] == counts[:-1]
+
+
+@needs_memory
+@pytest.mark.parametrize("side", ["task", "result"])
+def test_where_memory_is_kept_from_others_arrays_are_sent(
+    side: str, executor: ProcessExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task is done, again where its result was lost; from then on nothing is tried any more."""
+    tried: list[bool] = []
+
+    def closed(content: object, shares: bool = True) -> Parcel:
+        parcel = pack(content, shares)
+        tried.append(parcel.memory >= 0)
+        return replace(parcel, memory=2**20) if tried[-1] else parcel
+
+    def lost(parcel: Parcel) -> Any:
+        tried.append(parcel.memory >= 0)
+        return unpack(replace(parcel, memory=2**20) if tried[-1] else parcel)
+
+    monkeypatch.setattr(executors, *(("pack", closed) if side == "task" else ("unpack", lost)))
+    for _ in range(2):
+        found = executor.submit(_doubled, {"a": ARRAYS["float32"]}).result(60)
+        np.testing.assert_array_equal(found["a"], 2 * ARRAYS["float32"], strict=True)
+    assert tried == [True, False, False]
+
+
+def _killed_with(arrays: list[np.ndarray]) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies_with_arrays_leaves_nothing_open(executor: ProcessExecutor) -> None:
+    """Neither what it was given, when nobody has that any more, nor its pipes."""
+    assert executor.submit(_open_here).result(60) > 0
+    before = _open_here()
+    for _ in range(2):
+        with pytest.raises(executors.WorkerDiedError):
+            executor.submit(_killed_with, [ARRAYS["float32"]]).result(60)
+        assert executor.submit(_doubled, {"a": ARRAYS["float32"]}).result(60)["a"][-1] == 2
+    assert _open_here() <= before + 1
