@@ -17,7 +17,7 @@ from typing import Any, Self, cast
 
 from harness.groups import choose_workers
 from harness.parcels import NotOpenedError, Parcel, pack, unpack
-from harness.processes import environment, how_it_ended, interrupts_held, kill, start_method, start_worker, work
+from harness.processes import do_task, environment, how_it_ended, interrupts_held, kill, send_again, start_method, start_worker
 from harness.ray_executor import RayExecutor
 from harness.workers import HUGE_PAGES, TUNABLES, Call, Executor, NoWorkerError, Spread, Wanted, WorkerDiedError
 
@@ -110,7 +110,8 @@ class ProcessExecutor:
         """Gives waiting tasks to idle workers."""
         while self._waiting and self._idle and not self._is_over:
             task = self._waiting.popleft()
-            if task.call.future.running() or task.call.future.set_running_or_notify_cancel():
+            is_again = task.call.future.running()
+            if is_again or task.call.future.set_running_or_notify_cancel():
                 worker = self._idle.popleft()
                 self._submit_to(worker, task).add_done_callback(partial(self._take_result, worker, task))
 
@@ -142,17 +143,23 @@ class ProcessExecutor:
         return worker.pool
 
     def _take_result(self, worker: _Worker, task: _Task, done: Future[Any]) -> None:
-        """Passes a result on, after the worker has its next task; replaces a worker that died."""
+        """Passes a result on, after the worker has its next task; replaces a worker that died.
+
+        Where the system keeps a process's memory from others, what could not be opened is sent, and from then on everything.
+        """
         if done.cancelled():  # the executor is over, and nobody waits for it
             return
         result, lines, error = _opened(done)
+        if isinstance(error, NotOpenedError) and done.exception() is None:
+            self._ask_again(worker, task)
+            return
         if isinstance(error, BrokenProcessPool):
             error = WorkerDiedError(how_it_ended(worker.processes))
         with self._lock:
             if isinstance(error, WorkerDiedError):
                 worker.pool = None
-            if isinstance(error, NotOpenedError):
-                self._shares = False  # the system does not let processes see each other's memory
+            elif isinstance(error, NotOpenedError):  # the worker's, of the task
+                self._shares = False
                 self._waiting.appendleft(self._packed(task.call))
             self._idle.append(worker)
             self._serve()
@@ -162,6 +169,20 @@ class ProcessExecutor:
             task.call.future.set_result(result)
         elif not isinstance(error, NotOpenedError):
             task.call.future.set_exception(error)
+
+    def _ask_again(self, worker: _Worker, task: _Task) -> None:
+        """Has a worker send the result whose memory could not be opened; if it is because the worker is dead, that shows now."""
+        try:
+            again = cast(ProcessPoolExecutor, worker.pool).submit(send_again)
+        except RuntimeError as error:  # a broken pool's is one
+            again = Future()
+            again.set_exception(error)
+        again.add_done_callback(partial(self._take_sent, worker, task))
+
+    def _take_sent(self, worker: _Worker, task: _Task, sent: Future[Any]) -> None:
+        if not sent.cancelled() and sent.exception() is None:
+            self._shares = False
+        self._take_result(worker, task, sent)
 
     def __enter__(self) -> Self:
         return self
@@ -179,8 +200,8 @@ class ProcessExecutor:
 
 
 def _opened(done: Future[Any]) -> tuple[Any, list[tuple[str, int, str]], BaseException | None]:
-    """The result of a task and what it logged, or the error."""
-    if error := done.exception():
+    """What a task came to: its result, what it logged, and no error; or none of the two and the error."""
+    if (error := done.exception()) is not None:
         return None, [], error
     try:
         return *unpack(done.result()), None
@@ -193,7 +214,7 @@ def _submit_to_pool(pool: ProcessPoolExecutor, task: Parcel, shares: bool) -> Fu
 
     As long as another process has it open, who reads a result in the middle of which the worker was killed waits for ever.
     """
-    future = pool.submit(work, task, shares)
+    future = pool.submit(do_task, task, shares)
     writer = cast(Any, pool)._result_queue._writer
     if not writer.closed:
         writer.close()

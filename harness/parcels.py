@@ -9,7 +9,7 @@ import os
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,9 @@ LEAST_BYTES = 2**20
 
 ALIGNMENT = 64
 """Bytes at a multiple of which every array begins: the longest vectors of processors."""
+
+NUMBERS = "biufc"
+"""NumPy's kinds of types whose arrays hold all that they mean."""
 
 
 class NotOpenedError(Exception):
@@ -42,12 +45,14 @@ class Parcel:
         content: The object, or what it looks like without its arrays.
         process: Which has the memory with these.
         memory: That process's descriptor of it; -1 where there is none.
+        inode: By which the memory is known to be the right one.
         size: Of the memory in bytes.
     """
 
     content: Any
     process: int = 0
     memory: int = -1
+    inode: int = 0
     size: int = 0
 
 
@@ -55,47 +60,60 @@ def pack(content: object, shares: bool = True) -> Parcel:
     """Packs an object.
 
     Args:
-        content: Its arrays are found in tuples, lists, dicts and dataclasses, one in the other; all else stays as it is.
+        content: Its arrays of numbers are found in tuples, lists, dicts and dataclasses, one in the other; an array that is there
+            more than once is packed once. All else stays as it is.
         shares: Whether they may have memory of their own. They have none where the system has no such, or none left.
     """
-    arrays: list[np.ndarray] = []
-    starts = [0]
+    if not (shares and hasattr(os, "memfd_create")):
+        return Parcel(content)
+    taken: dict[int, tuple[np.ndarray, _Place]] = {}
+    size = 0
 
-    def take(array: np.ndarray) -> _Place:
-        arrays.append(array)
-        starts.append(starts[-1] + -(-array.nbytes // ALIGNMENT) * ALIGNMENT)
-        return _Place(starts[-2], array.shape, array.dtype)
+    def take(array: np.ndarray) -> Any:
+        nonlocal size
+        if array.dtype.kind not in NUMBERS:
+            return array
+        if id(array) not in taken:
+            taken[id(array)] = array, _Place(size, array.shape, array.dtype)
+            size += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+        return taken[id(array)][1]
 
-    without = _changed(content, np.ndarray, take) if shares and hasattr(os, "memfd_create") else content
-    if starts[-1] < LEAST_BYTES:
+    without = _changed(content, np.ndarray, take)
+    if size < LEAST_BYTES:
         return Parcel(content)
     try:
-        parcel = Parcel(without, os.getpid(), os.memfd_create("harness"), starts[-1])
-        weakref.finalize(parcel, os.close, parcel.memory)
-        with open(parcel.memory, "wb", closefd=False) as file:
-            for array, start in zip(arrays, starts, strict=False):
-                file.seek(start)
+        memory = os.memfd_create("harness")
+        parcel = Parcel(without, os.getpid(), memory, os.fstat(memory).st_ino, size)
+        weakref.finalize(parcel, os.close, memory)
+        with open(memory, "wb", closefd=False) as file:
+            for array, place in taken.values():
+                file.seek(place.start)
                 file.write(np.ascontiguousarray(array).data)
-            file.truncate(parcel.size)
+            file.truncate(size)
     except OSError:
         return Parcel(content)
     return parcel
 
 
 def unpack(parcel: Parcel) -> Any:
-    """The object of a parcel. Arrays may be written to: they are this process's own.
+    """The object of a parcel. Its arrays lie in rows and may be written to, and each keeps all that was packed with it in memory.
 
     Raises:
         NotOpenedError: if its memory is not to be had.
     """
     if parcel.memory < 0:
         return parcel.content
+    is_own = parcel.process == os.getpid()
     try:
-        with Path(f"/proc/{parcel.process}/fd/{parcel.memory}").open("rb") as file:
+        with open(parcel.memory if is_own else f"/proc/{parcel.process}/fd/{parcel.memory}", "rb", closefd=not is_own) as file:
+            found = os.fstat(file.fileno())
+            if (found.st_ino, found.st_size) != (parcel.inode, parcel.size):
+                raise NotOpenedError("something else is in its place")
             memory = mmap.mmap(file.fileno(), parcel.size, access=mmap.ACCESS_COPY)
-    except (OSError, ValueError) as error:  # the latter where it is shorter
+    except OSError as error:
         raise NotOpenedError(str(error)) from error
-    return _changed(parcel.content, _Place, lambda place: np.ndarray(place.shape, place.dtype, memory, place.start))
+    at = cache(lambda place: np.ndarray(place.shape, place.dtype, memory, place.start))
+    return _changed(parcel.content, _Place, at)
 
 
 def _changed(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:

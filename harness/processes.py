@@ -1,4 +1,4 @@
-"""Worker processes of this machine: how they start, what they get on the way, and how they ended. Knows nothing of tasks."""
+"""Worker processes of this machine: how they start, do whatever they are given, and ended."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ _sent: list[Parcel] = []
 """In a worker: its last result, which is there until the next task: by then the coordinator has opened it."""
 
 
-def work(task: Parcel, shares: bool) -> Parcel:
+def do_task(task: Parcel, shares: bool) -> Parcel:
     """In a worker: calls a packed function with its arguments.
 
     Args:
@@ -131,6 +131,11 @@ def work(task: Parcel, shares: bool) -> Parcel:
         root.removeHandler(kept)
     _sent.append(pack((result, kept.lines), shares))
     return _sent[0]
+
+
+def send_again() -> Parcel:
+    """In a worker: its last result, with all that is in it, where the coordinator could not open its memory."""
+    return Parcel(unpack(_sent[0]))
 
 
 def how_it_ended(processes: Sequence[Any]) -> str:

@@ -116,7 +116,7 @@ class StoreReader:
     """Reads what sweeps have written; changes nothing."""
 
     def __init__(self, uri: str, client: MlflowClient, files: StoreFiles | None = None) -> None:
-        """Takes the address of a store, a client that is connected to it and its files; ``open_reader`` makes all three."""
+        """Takes the address of a store and a client that is connected to it, as ``open_reader`` does, and its files."""
         self.uri, self._client, self._files = uri, client, files or StoreFiles(uri, client)
 
     @explains

@@ -223,7 +223,7 @@ def _next_tasks(plan: SweepPlan, group: Group) -> list[Task]:
     """The next segment of a group, or the parts of its evaluation that have trials without results."""
     if group.states is None or not group.is_trained:
         return [Task(group, group.trials, group.states, is_evaluation=False)]
-    states = {trial.number: replace(state, moments={}) for trial, state in zip(group.trials, group.states, strict=True)}
+    states = {trial.number: _without_moments(state) for trial, state in zip(group.trials, group.states, strict=True)}
     group.states = None  # with the moments, two thirds of them, which nobody needs any more
     parts = evaluation_parts(group.trials, plan.placement, math.prod(plan.shape))
     return [
@@ -231,6 +231,11 @@ def _next_tasks(plan: SweepPlan, group: Group) -> list[Task]:
         for part in parts
         if any(trial.number in group.run_ids for trial in part)
     ]
+
+
+def _without_moments(state: TrainState) -> TrainState:
+    """With weights of its own: those of a worker's result have all of it in memory as long as they are there."""
+    return replace(state, weights={name: array.copy() for name, array in state.weights.items()}, moments={})
 
 
 def _submit(run: Run, executor: Executor, tasks: Sequence[Task]) -> dict[Future[Any], Task]:

@@ -46,7 +46,7 @@ REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALRE
 INVALID_HOST = "Invalid Host header"
 """What MLflow's server says, with the status of a lack of permission, to a request by a name that it was not told is its own."""
 
-MISTAKES = (TypeError, ValueError, LookupError, AttributeError)
+MISTAKES = (TypeError, ValueError, LookupError, AttributeError, FileNotFoundError)
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -230,7 +230,6 @@ class RunFiles:
         with tempfile.TemporaryDirectory() as folder:
             return Path(self._repository().download_artifacts(path, folder)).read_bytes()
 
-    @explains
     def write(self, files: Mapping[str, bytes]) -> None:
         """Adds files, each by its path."""
         if self._folder:
