@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache, wraps
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 from weakref import WeakSet
@@ -194,9 +195,16 @@ def open_client(uri: str) -> MlflowClient:
     """
     check_store(uri)
     try:
-        return initialise(uri, connect)
+        return initialise(uri, connect, _empty_store())
     except Exception as error:  # as above
         raise explained(uri, error) from None
+
+
+def _empty_store() -> Path:
+    """Where an empty store of this MLflow is kept."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("harness")) / "stores" / f"mlflow-{version('mlflow')}.db"
 
 
 class RunFiles:

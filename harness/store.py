@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import urllib.request
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -214,7 +216,7 @@ def lacks_sweep(uri: str, identity: str) -> bool:
         return False
 
 
-def initialise(uri: str, connect: Callable[[str], Client]) -> Client:
+def initialise(uri: str, connect: Callable[[str], Client], template: Path | None = None) -> Client:
     """Connects to a store; makes a SQLite store first where there is none.
 
     Whoever connects first creates the tables: two at it at once break them, and so does a kill half-way. So it is done
@@ -224,6 +226,7 @@ def initialise(uri: str, connect: Callable[[str], Client]) -> Client:
     Args:
         uri: Of the store.
         connect: Makes MLflow open the store of an address.
+        template: Where an empty store of MLflow's is kept from the first time on: it takes seconds to make its tables.
 
     Returns:
         What ``connect`` gives for the store.
@@ -235,7 +238,7 @@ def initialise(uri: str, connect: Callable[[str], Client]) -> Client:
         return connect(uri)
     with FileLock(database.with_name(f".{database.name}.lock")):
         if not database.exists():
-            _create(database, connect)
+            _create(database, connect, template)
         client = connect(absolute(uri))
         connection = sqlite3.connect(database, timeout=HEALTH_TIMEOUT_SECONDS)
         try:
@@ -247,14 +250,46 @@ def initialise(uri: str, connect: Callable[[str], Client]) -> Client:
     return client
 
 
-def _create(database: Path, connect: Callable[[str], object]) -> None:
-    draft, copy = (database.with_name(f".{database.name}-{word}") for word in ("draft", "copy"))
+def _create(database: Path, connect: Callable[[str], object], template: Path | None) -> None:
+    draft, made, copy = (database.with_name(f".{database.name}-{word}") for word in ("draft", "draft-made", "copy"))
     for left_over in database.parent.glob(f".{database.name}-[dc]*"):
         left_over.unlink()
-    connect(f"{SQLITE}{draft}")
-    source, target = sqlite3.connect(draft), sqlite3.connect(copy)
-    source.backup(target)
-    source.close()
-    target.close()
+    if template is None or not _is_made_of(template, draft, connect):
+        draft = made  # MLflow may have the other one open still
+        connect(f"{SQLITE}{draft}")
+        if template:
+            _keep(draft, template)
+    _copy(draft, copy)
     copy.replace(database)
     draft.unlink()
+
+
+def _is_made_of(template: Path, draft: Path, connect: Callable[[str], object]) -> bool:
+    """Tries to make a store of an empty one that was kept."""
+    try:
+        shutil.copyfile(template, draft)
+        connect(f"{SQLITE}{draft}")
+    except Exception:  # there is none, or MLflow does not take it
+        draft.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _keep(draft: Path, template: Path) -> None:
+    """Keeps a new store without MLflow's first experiment, which says where the store is, for others; if it can be kept."""
+    part = template.with_name(f"{template.name}.{os.getpid()}")
+    with suppress(OSError, sqlite3.Error):
+        template.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _copy(draft, part, "DELETE FROM experiments")
+            part.replace(template)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _copy(database: Path, copy: Path, command: str = "") -> None:
+    """Copies a database, and runs a command of SQL on the copy."""
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+        target.execute(command)
+        target.commit()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,37 @@ def test_several_processes_may_start_on_a_missing_store(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").unlink()
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         assert pool.map(_open_store, [str(tmp_path)] * 3) == [32, 32, 32]
+
+
+@pytest.mark.slow
+def test_a_store_from_an_empty_one_that_was_kept_is_as_mlflow_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tables, and its own first experiment; one that is damaged is made anew, and one that cannot be kept is not missed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    kept = tmp_path / "cache" / "harness" / "stores" / f"mlflow-{mlflow.__version__}.db"
+    made: dict[str, Any] = {}
+    for name in ("first", "from the first", "from a damaged one", "kept nowhere"):
+        if name == "from a damaged one":
+            kept.write_bytes(kept.read_bytes()[:2048])
+        if name == "kept nowhere":
+            (tmp_path / "file").touch()
+            monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        before = kept.stat().st_ino if kept.exists() else None
+        client = MlflowTracker(f"sqlite:///{folder}/mlflow.db")._client
+        (experiment,) = client.search_experiments()
+        assert (experiment.name, experiment.artifact_location) == ("Default", str(folder / "mlruns" / "0"))
+        with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
+            tables = connection.execute("SELECT type, name, sql FROM sqlite_master ORDER BY type, name").fetchall()
+            own = [table for kind, table, _ in tables if kind == "table"]
+            counts = [connection.execute(f"SELECT count(*) FROM {table}").fetchone() for table in own]  # noqa: S608
+        # MLflow writes the lines of a table in one order today and in another tomorrow.
+        made[name] = [(*names, sorted((sql or "").replace(",", "").splitlines())) for *names, sql in tables], counts
+        assert (kept.stat().st_ino == before) == (name in ("from the first", "kept nowhere"))
+    for each in made.values():
+        assert each == made["first"]
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
 
 
 def test_where_a_run_has_its_files_is_asked_at_most_once(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
