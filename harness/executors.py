@@ -118,6 +118,7 @@ class ProcessExecutor:
     def _submit_to(self, worker: _Worker, task: _Task) -> Future[Any]:
         """Hands a task to a worker; starts another process where the worker's has died without a task, or dies as it starts."""
         failed: Future[Any] = Future()
+        cause = ""  # not the error: it would keep this frame, and with it the task, until garbage is searched for
         with interrupts_held(), environment(TUNABLES, HUGE_PAGES):
             for starts in range(STARTS):
                 time.sleep(START_PAUSE_SECONDS * starts)
@@ -126,10 +127,9 @@ class ProcessExecutor:
                 except (BrokenProcessPool, OSError, EOFError, MemoryError) as error:
                     for process in worker.processes:
                         kill(process)
-                    worker.pool, last = None, error
+                    worker.pool, cause = None, " ".join(f"{type(error).__name__}: {error}".split())
                 finally:
                     worker.processes = list(((worker.pool and worker.pool._processes) or {}).values())
-        cause = " ".join(f"{type(last).__name__}: {last}".split())
         failed.set_exception(
             NoWorkerError(
                 f"no worker process can be started ({cause}): end other programs or use fewer --workers; the same command goes on"
@@ -176,7 +176,7 @@ class ProcessExecutor:
             again = cast(ProcessPoolExecutor, worker.pool).submit(send_again)
         except RuntimeError as error:  # a broken pool's is one
             again = Future()
-            again.set_exception(error)
+            again.set_exception(error.with_traceback(None))  # which would keep the task, as above
         again.add_done_callback(partial(self._take_sent, worker, task))
 
     def _take_sent(self, worker: _Worker, task: _Task, sent: Future[Any]) -> None:
@@ -205,8 +205,15 @@ def _opened(done: Future[Any]) -> tuple[Any, list[tuple[str, int, str]], BaseExc
         return None, [], error
     try:
         return *unpack(done.result()), None
+    except NotOpenedError as closed:
+        why = str(closed)
     except Exception as unreadable:
         return None, [], unreadable
+    return (
+        None,
+        [],
+        NotOpenedError(why),
+    )  # another one: the first has this frame, and with it the task, until garbage is searched for
 
 
 def _submit_to_pool(pool: ProcessPoolExecutor, task: Parcel, shares: bool) -> Future[Any]:

@@ -10,9 +10,10 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 LEAST_BYTES = 2**20
 """Of all arrays together, from which on they have memory of their own: with fewer a pipe is as fast."""
@@ -66,6 +67,8 @@ def pack(content: object, shares: bool = True) -> Parcel:
     """
     if not (shares and hasattr(os, "memfd_create")):
         return Parcel(content)
+    import numpy as np  # here: a command line that is wrong loads nothing
+
     taken: dict[int, tuple[np.ndarray, _Place]] = {}
     size = 0
 
@@ -103,6 +106,8 @@ def unpack(parcel: Parcel) -> Any:
     """
     if parcel.memory < 0:
         return parcel.content
+    import numpy as np
+
     is_own = parcel.process == os.getpid()
     try:
         with open(parcel.memory if is_own else f"/proc/{parcel.process}/fd/{parcel.memory}", "rb", closefd=not is_own) as file:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,13 +53,21 @@ ARRAYS = {
 }
 
 
-def opened() -> int:
-    """How often this process has memory of parcels open."""
-    count = 0
+def opened() -> list[int]:
+    """Every memory of a parcel that this process has open, by its inode, as often as it has."""
+    found = []
     for path in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # that of the folder itself is closed by now
-            count += "memfd:harness" in str(path.readlink())
-    return count
+            found += [path.stat().st_ino] * ("memfd:harness" in str(path.readlink()))
+    return found
+
+
+@pytest.fixture
+def opened_here() -> Callable[[], int]:
+    """How many memories of parcels are open that were not before, whatever the tests before have left."""
+    gc.collect()
+    before = set(opened())
+    return lambda: sum(inode not in before for inode in opened())
 
 
 def _sent(parcel: Parcel) -> Parcel:
@@ -109,17 +118,16 @@ def test_each_side_has_arrays_of_its_own() -> None:
 
 
 @needs_memory
-def test_memory_is_given_back_and_what_came_out_of_it_stays() -> None:
+def test_memory_is_given_back_and_what_came_out_of_it_stays(opened_here: Callable[[], int]) -> None:
     """When the parcel is gone nothing of it is open; arrays are there as long as somebody has them."""
-    assert opened() == 0
     parcel = pack([np.arange(MANY, dtype=np.float32)])
-    assert opened() == 1
+    assert opened_here() == 1
     (array,) = unpack(parcel)
-    assert opened() == 2  # Python's map of it has a descriptor of its own
+    assert opened_here() == 2  # Python's map of it has a descriptor of its own
     del parcel
-    assert (opened(), array[-1]) == (1, MANY - 1)
+    assert (opened_here(), array[-1]) == (1, MANY - 1)
     del array
-    assert opened() == 0
+    assert opened_here() == 0
 
 
 @needs_memory
@@ -171,7 +179,7 @@ def executor() -> Iterator[ProcessExecutor]:
 
 
 @needs_memory
-def test_workers_get_and_give_arrays_of_any_size(executor: ProcessExecutor) -> None:
+def test_workers_get_and_give_arrays_of_any_size(executor: ProcessExecutor, opened_here: Callable[[], int]) -> None:
     """And nothing stays open of it, neither here nor there, however many there were."""
     given = {"large": ARRAYS["float32"], "small": ARRAYS["float64"]}
     counts = []
@@ -180,7 +188,7 @@ def test_workers_get_and_give_arrays_of_any_size(executor: ProcessExecutor) -> N
         for name, array in given.items():
             np.testing.assert_array_equal(found[name], array + array, strict=True)
         del found
-        counts.append((executor.submit(opened).result(60), opened()))
+        counts.append((len(executor.submit(opened).result(60)), opened_here()))
     assert counts == [(0, 0)] * 4
 
 
@@ -222,7 +230,7 @@ def _numbered(arrays: dict[str, np.ndarray]) -> tuple[int, dict[str, np.ndarray]
 
 @needs_memory
 def test_a_worker_that_dies_before_its_result_is_opened_has_died_of_its_task(
-    executor: ProcessExecutor, monkeypatch: pytest.MonkeyPatch
+    executor: ProcessExecutor, opened_here: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And that is no reason not to share memory any more."""
     plain, killed = executors.unpack, []
@@ -240,6 +248,7 @@ def test_a_worker_that_dies_before_its_result_is_opened_has_died_of_its_task(
         executor.submit(_doubled, given).result(60)
     assert executor.submit(_doubled, given).result(60)["a"][-1] == 2
     assert (len(killed), executor._shares) == (1, True)
+    wait_for(lambda: opened_here() == 0)
 
 
 def _killed_with(arrays: list[np.ndarray]) -> None:
@@ -247,10 +256,10 @@ def _killed_with(arrays: list[np.ndarray]) -> None:
 
 
 @needs_memory
-def test_a_worker_that_dies_with_arrays_leaves_nothing_open(executor: ProcessExecutor) -> None:
+def test_a_worker_that_dies_with_arrays_leaves_nothing_open(executor: ProcessExecutor, opened_here: Callable[[], int]) -> None:
     """Neither what it was given, nor what it gave."""
     for _ in range(2):
         with pytest.raises(executors.WorkerDiedError):
             executor.submit(_killed_with, [ARRAYS["float32"]]).result(60)
         assert executor.submit(_doubled, {"a": ARRAYS["float32"]}).result(60)["a"][-1] == 2
-    wait_for(lambda: opened() == 0)  # threads of the pools of dead workers have it for a moment
+    wait_for(lambda: opened_here() == 0)  # threads of the pools of dead workers have it for a moment
