@@ -110,7 +110,7 @@ class ProcessExecutor:
         """Gives waiting tasks to idle workers."""
         while self._waiting and self._idle and not self._is_over:
             task = self._waiting.popleft()
-            is_again = task.call.future.running()
+            is_again = task.call.future.running()  # a task that a worker could not open
             if is_again or task.call.future.set_running_or_notify_cancel():
                 worker = self._idle.popleft()
                 self._submit_to(worker, task).add_done_callback(partial(self._take_result, worker, task))
@@ -209,11 +209,8 @@ def _opened(done: Future[Any]) -> tuple[Any, list[tuple[str, int, str]], BaseExc
         why = str(closed)
     except Exception as unreadable:
         return None, [], unreadable
-    return (
-        None,
-        [],
-        NotOpenedError(why),
-    )  # another one: the first has this frame, and with it the task, until garbage is searched for
+    # Another one: that which was raised keeps this frame, and with it the task, until garbage is searched for.
+    return None, [], NotOpenedError(why)
 
 
 def _submit_to_pool(pool: ProcessPoolExecutor, task: Parcel, shares: bool) -> Future[Any]:

@@ -40,7 +40,7 @@ torch.set_num_threads(1)  # as in the harness itself: two threads wait for each 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest at equal distances: of processes that share the tests each begins with one of them, and none has them all."""
+    """The longest at equal distances: no process of those that share the tests has all of them, and none of them comes last."""
     longest = [item for item in items if item.path.name == "test_kills.py"]
     ordered = [item for item in items if item.path.name != "test_kills.py"]
     for place, item in enumerate(longest):
