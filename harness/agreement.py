@@ -14,33 +14,69 @@ from harness.statistics import CONFIDENCE, Interval, t_quantile
 
 Codes = npt.NDArray[Any]
 Matrix = npt.NDArray[np.float64]
-Measure = Callable[[Codes, Codes], float]
 
 
-def linear_cka(first: Codes, second: Codes) -> float:
-    """Linear centred kernel alignment (Kornblith, Norouzi, Lee and Hinton 2019).
+@dataclass(frozen=True)
+class Measure:
+    """How far two codes of the same images agree, in two steps: the first sees one code, which many pairs may share.
 
-    Returns:
-        From 0 to 1; 1 where one code is the other turned, mirrored, shifted and scaled as a whole. NaN where one is constant.
+    Attributes:
+        prepared: A code as the second step wants it, (N, d).
+        between: The measure of two that are prepared.
     """
-    one, other = _centred(first), _centred(second)
-    lengths = np.linalg.norm(one.T @ one) * np.linalg.norm(other.T @ other)
-    return float(np.linalg.norm(other.T @ one) ** 2 / lengths) if lengths > 0 else float("nan")
+
+    prepared: Callable[[Codes], Matrix]
+    between: Callable[[Matrix, Matrix], float]
+
+    def __call__(self, first: Codes, second: Codes) -> float:
+        """The measure of two codes."""
+        return self.between(self.prepared(first), self.prepared(second))
 
 
-def best_match_correlation(first: Codes, second: Codes) -> float:
-    """The mean absolute correlation of units that are matched one to one, as well as can be (Li et al. 2016).
+def _centred(codes: Codes) -> Matrix:
+    exact = codes.astype(np.float64)
+    return np.asarray(exact - exact.mean(axis=0))
 
-    The matching is the best there is (Kuhn 1955). Where one code has more units, so many of them stay without a match.
 
-    Returns:
-        From 0 to 1; 1 where one code is the other with its units in another order, scaled and with signs changed.
-    """
+def _unit_kernel(codes: Codes) -> Matrix:
+    """Centred and scaled so that the matrix of the images' products has length 1; NaN where a code never varies."""
+    centred = _centred(codes)
+    return np.asarray(centred / np.sqrt(np.linalg.norm(centred.T @ centred) or math.nan))
+
+
+def _standard_scores(codes: Codes) -> Matrix:
+    """Centred columns of length 1, or 0 where a unit never varies."""
+    centred = _centred(codes)
+    lengths = np.linalg.norm(centred, axis=0)
+    return np.asarray(centred / np.where(lengths > 0, lengths, np.inf))
+
+
+def _squared_product(one: Matrix, other: Matrix) -> float:
+    return float(np.linalg.norm(other.T @ one) ** 2)
+
+
+def _best_match(one: Matrix, other: Matrix) -> float:
     from scipy.optimize import linear_sum_assignment  # a third of a second to import: only who needs it pays it
 
-    correlations = np.abs(_standard_scores(first).T @ _standard_scores(second))
+    correlations = np.abs(one.T @ other)
     rows, columns = linear_sum_assignment(correlations, maximize=True)
     return float(correlations[rows, columns].mean())
+
+
+linear_cka = Measure(_unit_kernel, _squared_product)
+"""Linear centred kernel alignment (Kornblith, Norouzi, Lee and Hinton 2019).
+
+From 0 to 1; 1 where one code is the other turned, mirrored, shifted and scaled as a whole. NaN where one is constant.
+"""
+
+best_match_correlation = Measure(_standard_scores, _best_match)
+"""The mean absolute correlation of units that are matched one to one, as well as can be (Li et al. 2016).
+
+The matching is the best there is (Kuhn 1955). Where one code has more units, so many of them stay without a match. From 0 to
+1; 1 where one code is the other with its units in another order, scaled and with signs changed.
+"""
+
+MEASURES: dict[str, Measure] = {"linear CKA": linear_cka, "best-match correlation": best_match_correlation}
 
 
 def by_chance(measure: Measure, first: Codes, second: Codes, seed: int = 0) -> float:
@@ -106,22 +142,8 @@ def agreement_of(codes: Sequence[Codes], measure: Measure) -> Agreement:
 def agreement_matrix(codes: Sequence[Codes], measure: Measure) -> Matrix:
     """A symmetric measure for every pair of codes, (K, K)."""
     matrix = np.empty((len(codes), len(codes)))
-    for row, one in enumerate(codes):
-        for column, other in enumerate(codes[: row + 1]):
-            matrix[row, column] = matrix[column, row] = measure(one, other)
+    prepared = [measure.prepared(each) for each in codes]
+    for row, one in enumerate(prepared):
+        for column, other in enumerate(prepared[: row + 1]):
+            matrix[row, column] = matrix[column, row] = measure.between(one, other)
     return matrix
-
-
-def _centred(codes: Codes) -> Matrix:
-    exact = codes.astype(np.float64)
-    return np.asarray(exact - exact.mean(axis=0))
-
-
-def _standard_scores(codes: Codes) -> Matrix:
-    """Centred columns of length 1, or 0 where a unit never varies."""
-    centred = _centred(codes)
-    lengths = np.linalg.norm(centred, axis=0)
-    return np.asarray(centred / np.where(lengths > 0, lengths, np.inf))
-
-
-MEASURES: dict[str, Measure] = {"linear CKA": linear_cka, "best-match correlation": best_match_correlation}

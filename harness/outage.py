@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from harness.journal import Header, Journal, JournalError, Write
 from harness.rules import UserError
-from harness.store import LoginError, StoreError, TrashedError
+from harness.store_errors import LoginError, StoreError, TrashedError
 
 RETRY_SECONDS = 5.0
 """The store is asked again when this time has passed since it was last asked."""

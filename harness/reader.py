@@ -14,8 +14,9 @@ from urllib.request import url2pathname
 from harness.config import EndStatus, Trial, TrialConfig, TrialRecord
 from harness.garbage import search_not_now
 from harness.rules import UserError, without_password
-from harness.runs import RunFiles, StoreFiles, explains, is_refusal, open_client
+from harness.runs import RunFiles, StoreFiles, open_client
 from harness.store import HEALTH_TIMEOUT_SECONDS, database_path, store_uri
+from harness.store_errors import explains, is_refusal
 
 if TYPE_CHECKING:
     from harness.runs import MlflowClient, Run

@@ -9,26 +9,17 @@ import atexit
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from functools import cache, wraps
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from harness.journal import Write
 from harness.rules import UserError, without_password
-from harness.server import PASSWORD, USERNAME
-from harness.store import (
-    LoginError,
-    StoreError,
-    TrashedError,
-    artifact_location,
-    check_store,
-    initialise,
-    is_missing,
-    local_folder,
-)
+from harness.store import artifact_location, check_store, initialise, is_missing, local_folder
+from harness.store_errors import TrashedError, code_of, explained, explains, is_refusal
 from harness.tracker import Publication
 
 if TYPE_CHECKING:
@@ -40,43 +31,6 @@ KEY_TAG = "harness.key"
 
 MOST_A_BATCH = 1000
 """Metrics, params and tags together."""
-
-REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
-"""In MLflow's words: the store is there, and does not take what it was given. It will not take it later either."""
-
-INVALID_HOST = "Invalid Host header"
-"""What MLflow's server says, with the status of a lack of permission, to a request by a name that it was not told is its own."""
-
-MISTAKES = (TypeError, ValueError, LookupError, AttributeError, FileNotFoundError)
-
-Given = ParamSpec("Given")
-Result = TypeVar("Result")
-
-
-class OfStore(Protocol):
-    """What works on a store.
-
-    Attributes:
-        uri: Of the store.
-    """
-
-    uri: str
-
-
-Owner = TypeVar("Owner", bound=OfStore)
-
-
-def explains(method: Callable[Concatenate[Owner, Given], Result]) -> Callable[Concatenate[Owner, Given], Result]:
-    """Turns whatever the store raises in a method into one line that says which store and why."""
-
-    @wraps(method)
-    def call(owner: Owner, /, *arguments: Given.args, **named: Given.kwargs) -> Result:
-        try:
-            return method(owner, *arguments, **named)
-        except Exception as error:  # SQLAlchemy, requests and MLflow each have errors of their own
-            raise explained(owner.uri, error) from error
-
-    return call
 
 
 class MlflowRuns:
@@ -321,7 +275,7 @@ def register_best(client: MlflowClient, experiment_id: str, publication: Publica
     try:
         client.create_registered_model(name)
     except MlflowException as error:
-        if _code(error) != "RESOURCE_ALREADY_EXISTS":
+        if code_of(error) != "RESOURCE_ALREADY_EXISTS":
             raise
     versions = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda version: int(version.version))
     if any(version.run_id == run_id for version in versions[:-1]):
@@ -337,52 +291,6 @@ def source_tags() -> dict[str, str]:
     from mlflow.tracking.context.registry import resolve_tags
 
     return {str(name): str(value) for name, value in resolve_tags().items()}
-
-
-def explained(uri: str, error: Exception) -> UserError:
-    """Turns whatever a store raises into one line that says which store and why.
-
-    Returns:
-        A ``StoreError``, unless the store has answered that it does not take what it was given, or from whom.
-    """
-    if isinstance(error, UserError):
-        return error
-    cause = " ".join(str(error).replace(uri, without_password(uri)).split())[:200] or type(error).__name__
-    if refused := _login_fault(error):
-        return LoginError(without_password(uri), *refused)
-    away = StoreError(without_password(uri), cause)
-    return UserError(str(away)) if is_refusal(error) or isinstance(error, MISTAKES) else away
-
-
-def is_refusal(error: Exception) -> bool:
-    """Whether a store that is there says that it has no such thing, or does not take it."""
-    return _code(error) in REFUSALS
-
-
-def is_forbidden(error: Exception) -> bool:
-    """Whether a server says that it knows whose the login is, and that this is not for him."""
-    return _code(error) == "PERMISSION_DENIED" or _status(error) == 403
-
-
-def _login_fault(error: Exception) -> tuple[str, ...]:
-    """What a server has against who asks, or against the address by which he asks, and what to do; empty where nothing."""
-    name, step = os.environ.get(USERNAME), f"set {USERNAME} and {PASSWORD}, or name another with --tracking-uri"
-    if _code(error) in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED") or _status(error) == 401:
-        return f"it does not take the login of {name!r}" if name else "it asks for a login", step
-    if not is_forbidden(error):
-        return ()
-    if INVALID_HOST in str(error):
-        step = "add that name, with its port, to the server's --allowed-hosts (in deploy/.env: ALLOWED_HOSTS)"
-        return f"it does not answer to the name in this address ({INVALID_HOST})", step
-    return f"{name!r} has no permission there" if name else "it gives no permission without a login", step
-
-
-def _code(error: Exception) -> str:
-    return str(getattr(error, "error_code", ""))
-
-
-def _status(error: Exception) -> int:
-    return int(getattr(getattr(error, "response", None), "status_code", 0))
 
 
 def _dataset_input(content: Mapping[str, str]) -> Any:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from harness.rules import UserError, without_password
 from harness.server import OLDEST_VERSION, is_server, take_login, too_old, why_away
+from harness.store_errors import StoreError
 
 Client = TypeVar("Client")
 
@@ -20,43 +21,6 @@ SQLITE = "sqlite:///"
 ARTIFACT_FOLDER = "mlruns"
 HEALTH_TIMEOUT_SECONDS = 5
 ASK_TIMEOUT_SECONDS = 2
-
-
-class StoreError(UserError):
-    """A store that is away, or that cannot be written for now.
-
-    Attributes:
-        cause_line: Which store and why.
-    """
-
-    def __init__(self, address: str, cause: str, step: str = "mend it, or name another with --tracking-uri") -> None:
-        """Builds the line.
-
-        Args:
-            address: Of the store, as it may be shown.
-            cause: Why it cannot be used.
-            step: What the user may do.
-        """
-        self.cause_line = f"the tracking store {address} cannot be used: {cause}"
-        super().__init__(f"{self.cause_line}: {step}")
-
-
-class LoginError(UserError):
-    """A server that does not take the login, or gives it no permission: to wait for it, as for one that is away, is no use."""
-
-    def __init__(self, address: str, cause: str, step: str) -> None:
-        """Builds the line.
-
-        Args:
-            address: Of the server, as it may be shown.
-            cause: What it has against the login.
-            step: What the user may do.
-        """
-        super().__init__(f"the tracking store {address} cannot be used: {cause}: {step}")
-
-
-class TrashedError(UserError):
-    """A run that somebody has put in MLflow's trash while it was under way."""
 
 
 def default_uri() -> str:

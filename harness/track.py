@@ -23,16 +23,14 @@ from harness.reader import ENDS, FAILED_BEFORE_TAG, PRUNED_TAG, StoredRun, Store
 from harness.rules import without_password
 from harness.runs import (
     MlflowRuns,
-    explained,
-    explains,
     find_experiment,
-    is_forbidden,
     open_client,
     register_best,
     source_tags,
     write_view,
 )
 from harness.store import absolute, ask_store, database_path, store_uri
+from harness.store_errors import explained, explains, is_forbidden
 from harness.tracker import OpenSweep, Publication, Status, SweepInfo
 
 EPOCH_METRICS = {

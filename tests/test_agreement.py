@@ -14,6 +14,7 @@ from scipy.stats import ortho_group
 
 from harness.agreement import (
     MEASURES,
+    Measure,
     agreement_matrix,
     agreement_of,
     best_match_correlation,
@@ -104,6 +105,20 @@ def test_the_matrix_has_every_pair_once_on_each_side() -> None:
     assert np.array_equal(found.matrix, matrix)
     assert found.pairs == [linear_cka(codes[b], codes[a]) for a, b in itertools.combinations(range(4), 2)]
     assert found.chance == by_chance(linear_cka, codes[0], codes[3])
+
+
+def test_every_code_is_prepared_once_however_many_pairs_it_is_in() -> None:
+    """Which is most of the time of a pair; the numbers are those of the pairs one by one."""
+    codes = [codes_of(50, units, seed=units) for units in (2, 3, 4, 5)]
+    prepared: list[int] = []
+
+    def prepare(each: Codes) -> Codes:
+        prepared.append(each.shape[1])
+        return linear_cka.prepared(each)
+
+    matrix = agreement_matrix(codes, Measure(prepare, linear_cka.between))
+    assert prepared == [2, 3, 4, 5]
+    np.testing.assert_allclose(matrix, [[linear_cka(one, other) for one in codes] for other in codes])
 
 
 def made_up_agreement(random: np.random.Generator, count: int, kind: str) -> Codes:

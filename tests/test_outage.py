@@ -25,7 +25,7 @@ from harness.plan import SweepPlan
 from harness.reader import read_children
 from harness.rules import UserError
 from harness.runs import MlflowRuns
-from harness.store import LoginError, StoreError
+from harness.store_errors import LoginError, StoreError
 from harness.study import main
 from harness.sweep import Means, run_sweep
 from harness.track import MlflowTracker

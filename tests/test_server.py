@@ -17,9 +17,9 @@ import pytest
 
 from harness.claims import private_name
 from harness.rules import UserError
-from harness.runs import explained
 from harness.server import PASSWORD, USERNAME, take_login, too_old, why_away
-from harness.store import LoginError, check_store, store_uri
+from harness.store import check_store, store_uri
+from harness.store_errors import LoginError, explained
 from harness.study import main
 
 SECRET = "s3cr:t/@"  # noqa: S105
