@@ -169,23 +169,23 @@ class _Normalize(torch.autograd.Function):
         pointers = (_at(each) for each in (result, mean, variance, rows, weight, bias))
         compiler.load().harness_normalize(*pointers, ctypes.c_float(eps), *_counts(rows), int(rectified))
         output = from_rows(result, maps.shape)
-        context.save_for_backward(rows, weight, mean, variance, output if rectified else None)  # autograd sees what changes it
+        context.save_for_backward(rows, weight, bias, mean, variance, output if rectified else None)
         context.mark_non_differentiable(mean, variance)
         context.set_materialize_grads(False)
-        context.eps = eps
+        context.eps, context.rectified = eps, rectified
         return output, mean, variance
 
     @staticmethod
     @once_differentiable
     def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        rows, weight, mean, variance, output = context.saved_tensors
+        rows, weight, bias, mean, variance, _ = context.saved_tensors  # the last for the error where it is changed, as elsewhere
         if gradients[0] is None:
             return None, None, None, None, None
         gradient = to_rows(gradients[0], len(weight)).contiguous()
-        result = None if output is None else to_rows(output, len(weight)).contiguous()
         gradient_of_rows, to_weight, to_bias = torch.empty_like(rows), torch.empty_like(weight), torch.empty_like(weight)
-        pointers = (_at(each) for each in (gradient_of_rows, to_weight, to_bias, gradient, rows, result, weight, mean, variance))
-        compiler.load().harness_normalize_gradients(*pointers, ctypes.c_float(context.eps), *_counts(rows))
+        pointers = (_at(each) for each in (gradient_of_rows, to_weight, to_bias, gradient, rows, weight, bias, mean, variance))
+        eps, rectified = ctypes.c_float(context.eps), int(context.rectified)
+        compiler.load().harness_normalize_gradients(*pointers, eps, *_counts(rows), rectified)
         return from_rows(gradient_of_rows, gradients[0].shape), to_weight, to_bias, None, None
 
 

@@ -37,12 +37,25 @@ void sum_rows(Index count, double* const (&totals)[S], F f) {
   }
 }
 
+// What a batch norm makes of V vectors of N channels of a row, before the ReLU.
+template <int V, int N>
+struct Norm {
+  Vector<N> means[V], scales[V], shifts[V];
+
+  Norm(const float* weight, const float* bias, const float* mean, const float* variance, float eps) {
+    for (int v = 0; v < V; v++) means[v] = load<N>(mean + v * N), shifts[v] = load<N>(bias + v * N);
+    for (int c = 0; c < V * N; c++) scales[c / N][c % N] = weight[c] / std::sqrt(variance[c] + eps);
+  }
+
+  Vector<N> operator()(const float* row, int v) const { return (load<N>(row + v * N) - means[v]) * scales[v] + shifts[v]; }
+};
+
 // Some channels of the rows of a batch norm: V vectors of N of them.
 template <bool RECTIFIED, int V, int N>
 void normalize_channels(float* to, float* mean, float* variance, const float* rows, const float* weight, const float* bias, float eps,
                         Index count, Index channels) {
   double total[V * N];
-  Vector<N> means[V], scales[V], shifts[V];
+  Vector<N> means[V];
   sum_rows<1, V, N>(count, {total}, [&](Index row, Vector<N>(&sums)[1][V]) {
 #pragma GCC unroll 8
     for (int v = 0; v < V; v++) sums[0][v] += load<N>(rows + row * channels + v * N);
@@ -56,42 +69,36 @@ void normalize_channels(float* to, float* mean, float* variance, const float* ro
       sums[0][v] += apart * apart;
     }
   });
-  for (int c = 0; c < V * N; c++) {
-    variance[c] = static_cast<float>(total[c] / count);
-    scales[c / N][c % N] = weight[c] / std::sqrt(variance[c] + eps);
-  }
-  for (int v = 0; v < V; v++) shifts[v] = load<N>(bias + v * N);
+  for (int c = 0; c < V * N; c++) variance[c] = static_cast<float>(total[c] / count);
+  const Norm<V, N> norm(weight, bias, mean, variance, eps);
   for (Index at = 0; at < count * channels; at += channels)
 #pragma GCC unroll 8
     for (int v = 0; v < V; v++) {
-      const Vector<N> value = (load<N>(rows + at + v * N) - means[v]) * scales[v] + shifts[v];
+      const Vector<N> value = norm(rows + at, v);
       store<N>(to + at + v * N, RECTIFIED ? value < 0 ? Vector<N>{} : value : value);  // NaN stays what it is
     }
 }
 
-// A gradient, or where it comes through a ReLU what that lets through.
-template <bool RECTIFIED, int N>
-inline Vector<N> let_through(const float* gradient, const float* result) {
-  const Vector<N> whole = load<N>(gradient);
-  if constexpr (RECTIFIED) return load<N>(result) <= 0 ? Vector<N>{} : whole;
-  return whole;
-}
-
+// The gradients of the same. What its ReLU lets through follows from the rows, which are read anyway: what came out of it need not be.
 template <bool RECTIFIED, int V, int N>
-void gradients_of_channels(float* to_rows, float* to_weight, float* to_bias, const float* gradient, const float* rows, const float* result,
-                           const float* weight, const float* mean, const float* variance, float eps, Index count, Index channels) {
+void gradients_of_channels(float* to_rows, float* to_weight, float* to_bias, const float* gradient, const float* rows, const float* weight,
+                           const float* bias, const float* mean, const float* variance, float eps, Index count, Index channels) {
+  const Norm<V, N> norm(weight, bias, mean, variance, eps);
+  const auto let_through = [&](Index at, int v) {
+    const Vector<N> whole = load<N>(gradient + at + v * N);
+    if constexpr (RECTIFIED) return norm(rows + at, v) <= 0 ? Vector<N>{} : whole;
+    return whole;
+  };
   double plain[V * N], times_rows[V * N];
-  Vector<N> means[V], scales[V], shifts[V], slopes[V];
-  for (int v = 0; v < V; v++) means[v] = load<N>(mean + v * N);
   sum_rows<2, V, N>(count, {plain, times_rows}, [&](Index row, Vector<N>(&sums)[2][V]) {
 #pragma GCC unroll 8
     for (int v = 0; v < V; v++) {
-      const Index at = row * channels + v * N;
-      const Vector<N> own = let_through<RECTIFIED, N>(gradient + at, result + at);
+      const Vector<N> own = let_through(row * channels, v);
       sums[0][v] += own;
-      sums[1][v] += own * (load<N>(rows + at) - means[v]);
+      sums[1][v] += own * (load<N>(rows + row * channels + v * N) - norm.means[v]);
     }
   });
+  Vector<N> scales[V], shifts[V], slopes[V];
   for (int c = 0; c < V * N; c++) {
     const double inverse = 1 / std::sqrt(static_cast<double>(variance[c]) + eps), scale = weight[c] * inverse;
     to_bias[c] = static_cast<float>(plain[c]);
@@ -100,12 +107,11 @@ void gradients_of_channels(float* to_rows, float* to_weight, float* to_bias, con
     shifts[c / N][c % N] = static_cast<float>(scale * plain[c] / count);
     slopes[c / N][c % N] = static_cast<float>(scale * inverse * inverse * times_rows[c] / count);
   }
-  for (Index row = 0; row < count; row++)
+  for (Index at = 0; at < count * channels; at += channels)
 #pragma GCC unroll 8
     for (int v = 0; v < V; v++) {
-      const Index at = row * channels + v * N;
-      const Vector<N> own = let_through<RECTIFIED, N>(gradient + at, result + at);
-      store<N>(to_rows + at, own * scales[v] - shifts[v] - (load<N>(rows + at) - means[v]) * slopes[v]);
+      const Vector<N> own = let_through(at, v), apart = load<N>(rows + at + v * N) - norm.means[v];
+      store<N>(to_rows + at + v * N, own * scales[v] - shifts[v] - apart * slopes[v]);
     }
 }
 
@@ -129,20 +135,18 @@ void harness_normalize(float* to, float* mean, float* variance, const float* row
   }
 }
 
-// The gradients of the same; ``result`` is what came out of it where it was rectified, else null.
+// The gradients of the same.
 void harness_normalize_gradients(float* to_rows, float* to_weight, float* to_bias, const float* gradient, const float* rows,
-                                 const float* result, const float* weight, const float* mean, const float* variance, float eps,
-                                 Index members, Index count, Index channels) {
-  const bool rectified = result != nullptr;
-  if (!rectified) result = rows;  // is not read
+                                 const float* weight, const float* bias, const float* mean, const float* variance, float eps,
+                                 Index members, Index count, Index channels, int rectified) {
   for (Index member = 0; member < members; member++) {
     over_channels(channels, [&]<int V, int N>(Index first) {
       const auto differentiate = rectified ? gradients_of_channels<true, V, N> : gradients_of_channels<false, V, N>;
-      differentiate(to_rows + first, to_weight + first, to_bias + first, gradient + first, rows + first, result + first, weight + first,
+      differentiate(to_rows + first, to_weight + first, to_bias + first, gradient + first, rows + first, weight + first, bias + first,
                     mean + first, variance + first, eps, count, channels);
     });
-    to_rows += count * channels, gradient += count * channels, rows += count * channels, result += count * channels;
-    to_weight += channels, to_bias += channels, weight += channels, mean += channels, variance += channels;
+    to_rows += count * channels, gradient += count * channels, rows += count * channels;
+    to_weight += channels, to_bias += channels, weight += channels, bias += channels, mean += channels, variance += channels;
   }
 }
 }
