@@ -46,7 +46,7 @@ def show_as_json(plan: SweepPlan, outcome: SweepOutcome, uri: str, again: str) -
         "report": outcome.report,
         **tables.as_json(outcome.summary),
     }
-    display.print_lines([json.dumps(content, indent=2)])
+    print(json.dumps(content, indent=2))  # not by rich, which takes seconds for the megabytes of a thousand trials
 
 
 def _print_table(plan: SweepPlan, outcome: SweepOutcome) -> None:
