@@ -108,7 +108,7 @@ def test_the_matrix_has_every_pair_once_on_each_side() -> None:
 
 
 def test_every_code_is_prepared_once_however_many_pairs_it_is_in() -> None:
-    """Which is most of the time of a pair; the numbers are those of the pairs one by one."""
+    """The numbers are those of the pairs one by one."""
     codes = [codes_of(50, units, seed=units) for units in (2, 3, 4, 5)]
     prepared: list[int] = []
 
