@@ -241,7 +241,8 @@ def _best_by_size(rows: Sequence[Row]) -> dict[int, Row]:
 
 def _shown_rows(summary: Summary) -> list[Row]:
     """The rows of the architecture whose curves, matrices and strips are shown."""
-    return [row for row in summary.rows if row.trials[0].trial.config.architecture == _curve_architecture(summary)]
+    shown = _curve_architecture(summary)
+    return [row for row in summary.rows if row.trials[0].trial.config.architecture == shown]
 
 
 def _lines(summary: Summary, metric: str) -> list[Series]:

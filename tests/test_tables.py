@@ -7,6 +7,7 @@ import itertools
 import math
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -133,6 +134,15 @@ def test_curves_are_means_over_seeds_of_a_small_a_middle_and_a_large_size() -> N
     )
     assert lines[0].y == pytest.approx([(first + second) / 2, (first + second) / 2 + 1])
     assert (lines[0].dashed, lines[1].dashed, lines[0].color) == (False, True, lines[1].color)
+
+
+def test_the_architecture_that_is_shown_is_chosen_once_and_not_for_every_row() -> None:
+    """It is a mean over all rows: chosen for each, a sweep of thousands of trials takes half a minute to close."""
+    summary = summary_of(grid(), "architecture", "latent_size")
+    assert len(summary.rows) > 3
+    with patch.object(pictures, "_curve_architecture", wraps=pictures._curve_architecture) as choice:
+        pictures.transfer_curve_panels(summary, read_file)
+    choice.assert_called_once()
 
 
 def test_the_interpolation_picture_compares_ten_with_twenty() -> None:
