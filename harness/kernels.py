@@ -52,6 +52,7 @@ GEOMETRIES = {
     Geometry((3, 3), (2, 2), (1, 1), (5, 6), (3, 3)): (87, 37),
     Geometry((3, 3), (1, 1), (1, 1), (2, 2), (2, 2)): (22, 5),
     Geometry((3, 3), (2, 2), (1, 1), (4, 4), (2, 2)): (16, 1),
+    Geometry((3, 3), (2, 2), (1, 1), (4, 5), (2, 3)): (21, 3),
     Geometry((3, 3), (2, 2), (1, 1), (12, 13), (6, 7)): (9, 6),
 }
 """What the kernels are tried on before they are used, each of their ways: with channels of the small and the large side."""

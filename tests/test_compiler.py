@@ -178,13 +178,15 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch:
 
 
 MISTAKES = {
-    "sign of a product": ("convolutions.cpp", "sums[p][v] += value *", "sums[p][v] -= value *"),
-    "gradient of weights": ("convolutions.cpp", "sums[u][r][v] += left", "sums[u][r][v] -= left"),
-    "runs of positions": ("convolutions.cpp", "sizes.stride_width, 1, false", "sizes.stride_width, 0, false"),
-    "runs of images": ("convolutions.cpp", "sizes.small(), true", "sizes.small() - 1, true"),
-    "minimal filtering": ("convolutions.cpp", "first - middle;", "first + middle;"),
-    "its adjoint": ("convolutions.cpp", "m0 - m1 - m2", "m0 - m1 + m2"),
-    "few channels": ("convolutions.cpp", "sum += given[", "sum -= given["),
+    "sign of a product": ("products.hpp", "sums[p][v] += value *", "sums[p][v] -= value *"),
+    "gradient of weights": ("products.hpp", "sums[u][r][v] += left", "sums[u][r][v] -= left"),
+    "runs of positions": ("products.hpp", "sizes.stride_width, 1, over", "sizes.stride_width, 0, over"),
+    "runs of images": ("products.hpp", "links.small_step = sizes.small()", "links.small_step = sizes.small() - 1"),
+    "minimal filtering": ("minimal.hpp", "first - middle;", "first + middle;"),
+    "its adjoint": ("minimal.hpp", "m0 - m1 - m2", "m0 - m1 + m2"),
+    "few channels": ("few.hpp", "sum += load", "sum -= load"),
+    "gradient of few channels": ("few.hpp", "(y * sizes.stride_height + row)", "(y * sizes.stride_height)"),
+    "few channels in blocks": ("few.hpp", "is_whole ? small : block.get()", "!is_whole ? small : block.get()"),
     "transposition": ("vectors.hpp", "rows[2 * n + 1] = interleaved<N, N / 2>", "rows[2 * n + 1] = interleaved<N, 0>"),
     "batch norm": ("batch_norm.cpp", "* scales[v] + shifts[v];", "* scales[v] - shifts[v];"),
     "its gradient": ("batch_norm.cpp", "own * scales[v] - shifts[v]", "own * scales[v] + shifts[v]"),

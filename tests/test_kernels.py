@@ -196,7 +196,7 @@ def test_the_sizes_are_in_the_order_of_the_kernels_own() -> None:
     """A field more on either side would shift all after it."""
     names = "members images small_channels large_channels kernel_height kernel_width stride_height stride_width"
     names += " padding_height padding_width large_height large_width small_height small_width"
-    declared = (compiler.FOLDER / "convolutions.cpp").read_text().partition("struct Sizes {")[2].partition("Index taps()")[0]
+    declared = (compiler.FOLDER / "maps.hpp").read_text().partition("struct Sizes {")[2].partition("Index taps()")[0]
     found = [word.strip(" ,;") for word in declared.replace("Index", "").split() if word.strip(" ,;")]
     assert found == names.split()
     geometry = Geometry((1, 2), (3, 4), (5, 6), (7, 8), (9, 10))

@@ -9,13 +9,14 @@ namespace harness {
 
 using Index = std::int64_t;
 
-// LANES: numbers in a vector. VECTORS and ROWS: of those, and of rows, that are summed at once, so that all sums stay in registers.
+// LANES: numbers in a vector. VECTORS and ROWS: of those, and of rows, that are summed at once, and SUMS: how many sums stay in
+// registers then.
 #if defined(__AVX512F__)
-constexpr int LANES = 16, VECTORS = 4, ROWS = 8;
+constexpr int LANES = 16, VECTORS = 4, ROWS = 8, SUMS = 24;
 #elif defined(__AVX__)
-constexpr int LANES = 8, VECTORS = 2, ROWS = 6;
+constexpr int LANES = 8, VECTORS = 2, ROWS = 6, SUMS = 12;
 #else
-constexpr int LANES = 4, VECTORS = 4, ROWS = 4;
+constexpr int LANES = 4, VECTORS = 4, ROWS = 4, SUMS = 12;
 #endif
 
 template <int N>
@@ -88,6 +89,23 @@ void transpose(float* to, const float* from, Index stride, Index numbers) {
     for (Index row = 0; row < WIDTH; row++) to[number * WIDTH + row] = from[row * stride + number];
 }
 
+// The other way round: (numbers, N) to N rows of so many numbers, each ``stride`` after the one before.
+template <int N>
+void transpose_back(float* to, Index stride, const float* from, Index numbers) {
+  Index number = 0;
+  if constexpr (N > 1)
+    for (; number + N <= numbers; number += N) {
+      Vector<N> rows[N];
+#pragma GCC unroll 16
+      for (int n = 0; n < N; n++) rows[n] = load<N>(from + (number + n) * N);
+      transpose_square<N>(rows);
+#pragma GCC unroll 16
+      for (int n = 0; n < N; n++) store<N>(to + n * stride + number, rows[n]);
+    }
+  for (; number < numbers; number++)
+    for (Index row = 0; row < N; row++) to[row * stride + number] = from[number * N + row];
+}
+
 // Calls f.operator()<V, N>(first) for blocks of V vectors of N channels, the widest first.
 template <int WIDEST = VECTORS, typename F>
 void over_channels(Index channels, F f) {
@@ -96,24 +114,27 @@ void over_channels(Index channels, F f) {
     for (; channels - first >= V * N; first += V * N) f.template operator()<V, N>(first);
   };
   if constexpr (WIDEST > 2) take.template operator()<WIDEST, LANES>();
-  take.template operator()<2, LANES>();
+  if constexpr (WIDEST > 1) take.template operator()<2, LANES>();
   take.template operator()<1, LANES>();
   if constexpr (LANES > 8) take.template operator()<1, 8>();
   if constexpr (LANES > 4) take.template operator()<1, 4>();
   take.template operator()<1, 1>();
 }
 
+// Calls f.operator()<SIZE>(first) for blocks of so many, as many as fit of each size in turn.
+template <int... SIZES, typename F>
+void in_blocks(Index count, F f) {
+  Index first = 0;
+  const auto take = [&]<int SIZE>() {
+    for (; count - first >= SIZE; first += SIZE) f.template operator()<SIZE>(first);
+  };
+  (take.template operator()<SIZES>(), ...);
+}
+
 // Calls f.operator()<R>(first) for blocks of R rows.
 template <typename F>
 void over_rows(Index rows, F f) {
-  Index first = 0;
-  const auto take = [&]<int R>() {
-    for (; rows - first >= R; first += R) f.template operator()<R>(first);
-  };
-  if constexpr (ROWS > 4) take.template operator()<ROWS>();
-  take.template operator()<4>();
-  take.template operator()<2>();
-  take.template operator()<1>();
+  in_blocks<ROWS, 4, 2, 1>(rows, f);
 }
 
 }  // namespace harness
