@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -23,10 +24,14 @@ from harness.transfer import (
 )
 
 NETS_AT_ONCE, NETS_AT_ONCE_ON_GPU = 40, 1024
-"""Nets in a stack: on a CPU few enough that their weights stay near it, on a GPU as many as there may be."""
+"""Nets in a stack at the most."""
 
-BLOCK, BLOCK_ON_GPU, BLOCK_ALONE = 2**16, 2**18, 2**18
-"""Numbers in the inputs of each net that are evaluated at a time: a CPU keeps those of a stack, or of one net, in its cache."""
+WEIGHTS_AT_ONCE = 2**22
+"""Weights in a stack on a CPU: few enough that they, their gradients and moments stay near it."""
+
+BLOCK, BLOCK_ON_GPU, BLOCK_ALONE = 10**6, 2**18, 2**18
+"""Numbers in the inputs that are evaluated at a time: of a whole stack on a CPU, so few that what its layers make of them is kept
+for the next ones; of each net on a GPU, and where each is evaluated alone."""
 
 
 class StackedStandardize(Twin):
@@ -79,14 +84,22 @@ def classify_all(tasks: Sequence[TransferTask], dtype: torch.dtype = torch.float
         dtype: Of the operands of products in training steps.
     """
     jobs = [_Job(task, draw) for task in tasks for draw in range(len(task.draws))]
-    size = NETS_AT_ONCE if tasks[0].reference.device.type == "cpu" else NETS_AT_ONCE_ON_GPU
-    parts = [_train_nets(jobs[start : start + size], dtype) for start in range(0, len(jobs), size)]
+    count = -(-len(jobs) // _nets_at_once(tasks))
+    cuts = [len(jobs) * part // count for part in range(count + 1)]
+    parts = [_train_nets(jobs[start:end], dtype) for start, end in pairwise(cuts)]
     draws = [len(task.draws) for task in tasks]
     accuracies, curves, validation = (torch.cat(numbers).split(draws) for numbers in zip(*parts, strict=True))
     return [
         TransferOutcome(accuracies[place], curves[place], validation[place] if task.validation else None)
         for place, task in enumerate(tasks)
     ]
+
+
+def _nets_at_once(tasks: Sequence[TransferTask]) -> int:
+    if tasks[0].reference.device.type != "cpu":
+        return NETS_AT_ONCE_ON_GPU
+    weights = max(sum(weight.numel() for weight in task.layers(0).parameters()) for task in tasks)
+    return max(1, min(NETS_AT_ONCE, WEIGHTS_AT_ONCE // weights))
 
 
 @torch.enable_grad()
@@ -178,6 +191,6 @@ def _logits(nets: _Nets, inputs: Tensor) -> Tensor:
     if nets.alone:
         block = max(1, BLOCK_ALONE // size)
         return torch.stack([apply_in_blocks(net.eval(), own, block) for net, own in zip(nets.alone, inputs, strict=True)])
-    block = max(1, (BLOCK if inputs.device.type == "cpu" else BLOCK_ON_GPU) // size)
+    block = max(1, (BLOCK // len(inputs) if inputs.device.type == "cpu" else BLOCK_ON_GPU) // size)
     net = nets.stack.eval()
     return torch.cat([net(part.flatten(0, 1)).unflatten(0, (len(inputs), -1)) for part in inputs.split(block, dim=1)], dim=1)

@@ -129,6 +129,18 @@ def test_more_nets_than_are_trained_at_once_are_trained_in_turn(at_once: int, ki
     assert_close(classify_all(tasks), [classify(task) for task in tasks])
 
 
+@pytest.mark.parametrize(("nets", "sizes"), [(1, [1] * 9), (2, [1, 2, 2, 2, 2]), (4, [3, 3, 3]), (8, [4, 5]), (100, [9])])
+def test_stacks_have_as_many_nets_as_their_weights_allow(nets: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And about as many each; a net that is too large is a stack by itself."""
+    tasks = [frozen(3, seed, draws=3) for seed in range(3)]
+    weights = 3 * 64 + 64 + 64 * tasks[0].classes + tasks[0].classes
+    monkeypatch.setattr(transfer_stack, "WEIGHTS_AT_ONCE", nets * weights + weights // 2 if nets > 1 else 1)
+    found, train = [], transfer_stack._train_nets
+    monkeypatch.setattr(transfer_stack, "_train_nets", lambda jobs, dtype: found.append(len(jobs)) or train(jobs, dtype))
+    classify_all(tasks)
+    assert sorted(found) == sizes
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("block", [1, 50, 1000, 10**6])
 def test_the_size_of_the_blocks_does_not_matter(block: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
