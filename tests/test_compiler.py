@@ -186,7 +186,7 @@ MISTAKES = {
     "its adjoint": ("minimal.hpp", "m0 - m1 - m2", "m0 - m1 + m2"),
     "few channels": ("few.hpp", "sum += load", "sum -= load"),
     "gradient of few channels": ("few.hpp", "(y * sizes.stride_height + row)", "(y * sizes.stride_height)"),
-    "few channels in blocks": ("few.hpp", "is_whole ? small : block.get()", "!is_whole ? small : block.get()"),
+    "channels side by side": ("products.hpp", "if (channels == WIDTH)", "if (channels >= WIDTH)"),
     "transposition": ("vectors.hpp", "rows[2 * n + 1] = interleaved<N, N / 2>", "rows[2 * n + 1] = interleaved<N, 0>"),
     "batch norm": ("batch_norm.cpp", "* scales[v] + shifts[v];", "* scales[v] - shifts[v];"),
     "its gradient": ("batch_norm.cpp", "own * scales[v] - shifts[v]", "own * scales[v] + shifts[v]"),

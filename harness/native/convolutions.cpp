@@ -47,11 +47,11 @@ struct Plainly {
 void weight_gradient_of_member(float* to, const float* large, const float* small, const Sizes& sizes, const Links& links) {
   const Index large_stride = sizes.large() * sizes.large_channels, small_stride = sizes.small() * sizes.small_channels;
   const Index at_once = images_at_once(sizes);
-  const Scratch large_blocks = scratch(at_once * large_stride), small_blocks = scratch(at_once * small_stride);
+  const Scratch large_blocks = scratch(at_once * large_stride), small_block = scratch(at_once * sizes.small() * BLOCK);
   Sizes part = sizes;
   for (Index image = 0; image < sizes.images; image += at_once) {
     part.images = std::min(at_once, sizes.images - image);
-    add_weight_gradient(large + image * large_stride, small + image * small_stride, part, links, large_blocks.get(), small_blocks.get(),
+    add_weight_gradient(large + image * large_stride, small + image * small_stride, part, links, large_blocks.get(), small_block.get(),
                         Plainly{to, sizes, !image});
   }
 }

@@ -104,7 +104,7 @@ struct Padded {
 // The gradient of weights with few channels on the large side: of each row of the kernel at once.
 void weight_gradient_of_few(float* to, const float* large, const float* small, const Sizes& sizes) {
   const Index few = sizes.large_channels, channels = sizes.small_channels, kernel_row = sizes.kernel_width * few;
-  const Scratch block = scratch(sizes.small() * 2 * LANES), sums = scratch(sizes.taps() * few * channels);
+  const Scratch block = scratch(sizes.small() * BLOCK), sums = scratch(sizes.taps() * few * channels);
   const Padded padded(sizes);
   const Links links = padded.links();
   Sizes one = sizes;
@@ -112,14 +112,12 @@ void weight_gradient_of_few(float* to, const float* large, const float* small, c
   for (Index image = 0; image < sizes.images; image++, large += sizes.large() * few, small += sizes.small() * channels) {
     padded.lay(large);
     over_channels<2>(channels, [&]<int V, int N>(Index first) {
-      const bool is_whole = channels == V * N;
-      for (Index start = 0; !is_whole && start < sizes.small(); start += POSITIONS)
-        gather_channels<V * N>(block.get(), small + first, start, sizes.small(), channels);
+      const float* near = side_by_side<V * N>(block.get(), small + first, sizes.small(), channels);
       for (Index row = 0; row < sizes.kernel_height; row++)
         in_blocks<3, 1>(kernel_row, [&]<int R>(Index number) {
           float* place = sums.get() + (row * kernel_row + number) * channels + first;
           const float* maps = padded.maps.get() + number;
-          add_to_gradient<R, V, N, 1>(place, channels, maps, is_whole ? small : block.get(), one, links, links.runs[row], !image);
+          add_to_gradient<R, V, N, 1>(place, channels, maps, near, one, links, links.runs[row], !image);
         });
     });
   }

@@ -148,7 +148,7 @@ void weight_gradient_minimally(float* to, const float* large, const float* small
   wide.large_height = wide.large_width = wide.small_height = wide.small_width = 3;
   const Index at_once = images_at_once(wide);
   const Index large_wide = at_once * 9 * sizes.large_channels, small_wide = at_once * 9 * sizes.small_channels;
-  const Scratch large_maps = scratch(2 * large_wide), small_maps = scratch(2 * small_wide);
+  const Scratch large_maps = scratch(2 * large_wide), small_maps = scratch(small_wide), small_block = scratch(at_once * 9 * BLOCK);
   Links links{{}, 9, 9, true};
   for (Index tap = 0; tap < 9; tap++) links.runs.push_back({{tap, tap, 0}});
   for (Index image = 0; image < sizes.images; image += at_once) {
@@ -156,7 +156,7 @@ void weight_gradient_minimally(float* to, const float* large, const float* small
     widen(large_maps.get(), large + image * 4 * sizes.large_channels, images, sizes.large_channels, false);
     widen(small_maps.get(), small + image * 4 * sizes.small_channels, images, sizes.small_channels, true);
     add_weight_gradient(large_maps.get(), small_maps.get(), wide, links, large_maps.get() + large_wide,
-                        small_maps.get() + small_wide, Minimally{to, sizes, !image});
+                        small_block.get(), Minimally{to, sizes, !image});
   }
 }
 

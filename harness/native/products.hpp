@@ -124,14 +124,19 @@ Links links_of(const Sizes& sizes) {
   return links;
 }
 
-// Positions at a time, so that they stay near while their channels go to several blocks.
-constexpr Index POSITIONS = 32;
-
-// Some channels of as many positions, side by side: (positions, WIDTH).
+// WIDTH channels of all positions, side by side.
 template <int WIDTH>
-void gather_channels(float* to, const float* from, Index start, Index positions, Index channels) {
-  for (Index position = start; position < std::min(start + POSITIONS, positions); position++)
-    std::memcpy(to + position * WIDTH, from + position * channels, WIDTH * sizeof(float));
+void gather_channels(float* to, const float* from, Index positions, Index channels) {
+  for (Index position = 0; position < positions; position++, to += WIDTH, from += channels)
+    std::memcpy(to, from, WIDTH * sizeof(float));
+}
+
+// The same, but where there are no others: they are side by side already.
+template <int WIDTH>
+const float* side_by_side(float* block, const float* from, Index positions, Index channels) {
+  if (channels == WIDTH) return from;
+  gather_channels<WIDTH>(block, from, positions, channels);
+  return block;
 }
 
 // The gradient of R rows of weights, V vectors of N channels, of large maps with WIDTH numbers at every position and small maps with
@@ -172,22 +177,28 @@ void add_to_gradient(float* to, Index to_stride, const float* large, const float
     }
 }
 
-// Of some images, whose maps are laid out anew in the blocks, of the same size: the channels of a block side by side.
+// Positions at a time, so that they stay near while their channels go to several blocks.
+constexpr Index POSITIONS = 32;
+
+// Channels of small maps at a time.
+constexpr Index BLOCK = 2 * LANES;
+
+// Of some images, whose maps are laid out anew: the channels that are multiplied at once side by side, of the large maps all in blocks
+// of the same size, of the small ones a block at a time.
 template <typename F>
 void add_weight_gradient(const float* large, const float* small, const Sizes& sizes, const Links& links, float* large_blocks,
-                         float* small_blocks, F add) {
+                         float* small_block, F add) {
   const Index large_positions = sizes.images * sizes.large(), small_positions = sizes.images * sizes.small();
   for (Index start = 0; start < large_positions; start += POSITIONS)
     over_rows(sizes.large_channels, [&]<int R>(Index row) {
-      gather_channels<R>(large_blocks + row * large_positions, large + row, start, large_positions, sizes.large_channels);
-    });
-  for (Index start = 0; start < small_positions; start += POSITIONS)
-    over_channels<2>(sizes.small_channels, [&]<int V, int N>(Index first) {
-      gather_channels<V * N>(small_blocks + first * small_positions, small + first, start, small_positions, sizes.small_channels);
+      float* block = large_blocks + row * large_positions + start * R;
+      const Index count = std::min(POSITIONS, large_positions - start);
+      gather_channels<R>(block, large + start * sizes.large_channels + row, count, sizes.large_channels);
     });
   over_channels<2>(sizes.small_channels, [&]<int V, int N>(Index first) {
+    const float* channels = side_by_side<V * N>(small_block, small + first, small_positions, sizes.small_channels);
     over_rows(sizes.large_channels, [&]<int R>(Index row) {
-      add.template operator()<R, V, N>(large_blocks + row * large_positions, small_blocks + first * small_positions, sizes, links, row, first);
+      add.template operator()<R, V, N>(large_blocks + row * large_positions, channels, sizes, links, row, first);
     });
   });
 }
