@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -269,7 +270,7 @@ def image_rows(rows: Sequence[tuple[str, Array]], heading: Sequence[str] = (), n
         canvas.paste(Image.fromarray(strip), (left, top))
         _write(pen, 8, top + (strip.shape[0] - FONT_SIZE) // 2 - 2, label)
         top += strip.shape[0] + 6
-    return _image_png(canvas)
+    return _image_png(canvas.convert("L") if arrays[0].shape[1] == 1 else canvas)
 
 
 def _strip(images: Array, scale: int) -> npt.NDArray[np.uint8]:
@@ -315,6 +316,7 @@ def _image_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+@lru_cache(maxsize=1)  # a font is read anew each time, which took as long as to draw all else
 def _font() -> Any:
     return ImageFont.load_default(FONT_SIZE)
 

@@ -68,6 +68,13 @@ def test_every_image_of_every_row_is_in_the_picture(channels: int, height: int, 
         assert _contains(pixels, _enlarged(image, max(1, round(48 / width))))
 
 
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_a_picture_has_colours_where_its_images_have(channels: int, mode: str) -> None:
+    """Grey ones are a third of the numbers to write."""
+    picture = figures.image_rows([("a", _images(2, channels, 8, 8))], note="a line above everything")
+    assert Image.open(io.BytesIO(picture)).mode == mode
+
+
 def test_pixels_outside_the_range_are_clipped_and_nan_is_black() -> None:
     """A decoder without a sigmoid may leave [0, 1]: below is black, above is white."""
     image = np.array([[[-0.5, 1.5], [np.nan, 0.5]]], dtype=np.float32)
