@@ -59,8 +59,19 @@ def test_a_worker_without_them_computes_nothing_by_other_means(monkeypatch: pyte
 def test_a_convolution_of_any_channels_and_images_is_torch_s(
     sides: tuple[int, int, int], channels: tuple[int, int], images: int, transposed: bool
 ) -> None:
-    """Values and gradients, in double precision by torch: in all blocks that channels and images are cut into."""
-    geometry = square(*sides)
+    """In all blocks that channels and images are cut into."""
+    assert_is_torch_s(square(*sides), channels, images, transposed)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("channels", [(5, 1), (5, 7)])
+def test_a_kernel_may_miss_the_map(channels: tuple[int, int], transposed: bool) -> None:
+    """Where there is more padding than the kernel is wide, and room for one step."""
+    assert_is_torch_s(Geometry((3, 3), (1, 9), (1, 4), (3, 1), (3, 1)), channels, 3, transposed)
+
+
+def assert_is_torch_s(geometry: Geometry, channels: tuple[int, int], images: int, transposed: bool) -> None:
+    """Values and gradients, in double precision by torch."""
     maps, weight, bias = operands(geometry, channels, images, transposed)
     result = convolve_compiled(maps, weight, bias, geometry, transposed)
     found = [result, *torch.autograd.grad(result.square().sum(), (maps, weight))]

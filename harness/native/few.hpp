@@ -85,7 +85,7 @@ struct Padded {
 
   void lay(const float* from) const {
     const Index rows = std::min(sizes.large_height, height - sizes.padding_height);
-    const Index columns = std::min(sizes.large_width, width - sizes.padding_width);
+    const Index columns = std::max<Index>(0, std::min(sizes.large_width, width - sizes.padding_width));  // none where it misses them
     float* to = maps.get() + (sizes.padding_height * width + sizes.padding_width) * channels;
     for (Index y = 0; y < rows; y++, to += width * channels, from += sizes.large_width * channels)
       std::memcpy(to, from, columns * channels * sizeof(float));
@@ -112,12 +112,12 @@ void weight_gradient_of_few(float* to, const float* large, const float* small, c
   for (Index image = 0; image < sizes.images; image++, large += sizes.large() * few, small += sizes.small() * channels) {
     padded.lay(large);
     over_channels<2>(channels, [&]<int V, int N>(Index first) {
-      const float* near = side_by_side<V * N>(block.get(), small + first, sizes.small(), channels);
+      const float* own = side_by_side<V * N>(block.get(), small + first, sizes.small(), channels);
       for (Index row = 0; row < sizes.kernel_height; row++)
         in_blocks<3, 1>(kernel_row, [&]<int R>(Index number) {
           float* place = sums.get() + (row * kernel_row + number) * channels + first;
           const float* maps = padded.maps.get() + number;
-          add_to_gradient<R, V, N, 1>(place, channels, maps, near, one, links, links.runs[row], !image);
+          add_to_gradient<R, V, N, 1>(place, channels, maps, own, one, links, links.runs[row], !image);
         });
     });
   }
