@@ -57,7 +57,8 @@ struct Lane {
   }
 };
 
-void convolve_up_to_few(float* to, const float* from, const float* weight, const float* bias, const Sizes& sizes, const Taps& taps) {
+void convolve_up_to_few(float* to, const float* from, const float* weight, const float* bias, const Sizes& sizes,
+                        const Taps& taps) {
   const Index channels = sizes.large_channels, wide = sizes.taps() * channels, small = sizes.small_channels;
   const Index from_stride = sizes.small() * small, to_stride = sizes.large() * channels;
   const Scratch packed = scratch(small * wide), maps = scratch(small * LANES), given = scratch(sizes.small() * wide * LANES);
@@ -83,9 +84,10 @@ struct Padded {
 
   explicit Padded(const Sizes& sizes) : sizes(sizes) { std::fill(maps.get(), maps.get() + height * width * channels, 0.0f); }
 
+  // Nothing where the kernel misses the map.
   void lay(const float* from) const {
     const Index rows = std::min(sizes.large_height, height - sizes.padding_height);
-    const Index columns = std::max<Index>(0, std::min(sizes.large_width, width - sizes.padding_width));  // none where it misses them
+    const Index columns = std::max<Index>(0, std::min(sizes.large_width, width - sizes.padding_width));
     float* to = maps.get() + (sizes.padding_height * width + sizes.padding_width) * channels;
     for (Index y = 0; y < rows; y++, to += width * channels, from += sizes.large_width * channels)
       std::memcpy(to, from, columns * channels * sizeof(float));
