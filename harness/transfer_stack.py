@@ -27,7 +27,7 @@ NETS_AT_ONCE, NETS_AT_ONCE_ON_GPU = 40, 1024
 """Nets in a stack at the most."""
 
 WEIGHTS_AT_ONCE = 2**22
-"""Weights in a stack on a CPU: few enough that they, their gradients and moments stay near it."""
+"""Weights in a stack on a CPU: larger stacks of large nets are slower (``benchmarks/README.md``)."""
 
 BLOCK, BLOCK_ON_GPU, BLOCK_ALONE = 10**6, 2**18, 2**18
 """Numbers in the inputs that are evaluated at a time: of a whole stack on a CPU, so few that what its layers make of them is kept

@@ -57,6 +57,7 @@ struct Lane {
   }
 };
 
+// All images of a member, as many at a time as a vector has lanes.
 void convolve_up_to_few(float* to, const float* from, const float* weight, const float* bias, const Sizes& sizes,
                         const Taps& taps) {
   const Index channels = sizes.large_channels, wide = sizes.taps() * channels, small = sizes.small_channels;
