@@ -28,7 +28,13 @@ convolution is then the faster one, and on the way back to large maps, as on the
 
 
 def convolve(
-    maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool, dtype: torch.dtype
+    maps: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    transposed: bool,
+    dtype: torch.dtype,
+    rectified: bool = False,
 ) -> Tensor:
     """Convolves each member's maps with that member's weight, in the way that is fastest for the size and the device.
 
@@ -39,13 +45,17 @@ def convolve(
         geometry: The sizes.
         transposed: Whether to lead from the small maps to the large ones.
         dtype: Of the products' operands; sums and results are float32.
+        rectified: Whether a ReLU follows.
 
     Returns:
         Maps, (K * B, C', H', W'), float32.
     """
     images = 0 if torch.is_grad_enabled() else len(maps) // len(weight)
     name = choose(geometry, (weight.shape[1], weight.shape[2]), transposed, maps.device.type, images, dtype)
-    return ALGORITHMS[name](maps, weight, bias, geometry, transposed, dtype)
+    if rectified and name == "compiled":
+        return by_kernels(maps, weight, bias, geometry, transposed, dtype, rectified)
+    result = ALGORITHMS[name](maps, weight, bias, geometry, transposed, dtype)
+    return result.relu_() if rectified else result
 
 
 def choose(
@@ -121,10 +131,16 @@ def _convolve_natively(
 
 
 def by_kernels(
-    maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool, dtype: torch.dtype
+    maps: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    transposed: bool,
+    dtype: torch.dtype,
+    rectified: bool = False,
 ) -> Tensor:
     """Compiled for this processor: no patches and no taps beside the map. It computes in float32, whatever is rounded before."""
-    return convolve_compiled(maps.to(dtype).float(), weight.to(dtype).float(), bias, geometry, transposed)
+    return convolve_compiled(maps.to(dtype).float(), weight.to(dtype).float(), bias, geometry, transposed, rectified)
 
 
 Algorithm = Callable[[Tensor, Tensor, Tensor | None, Geometry, bool, torch.dtype], Tensor]

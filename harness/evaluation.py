@@ -17,7 +17,7 @@ from harness.kernels import in_use
 from harness.material import Material
 from harness.regularizers import keep_prefix
 from harness.rotations import Rotation, linear_probe_accuracy
-from harness.stacks import stack
+from harness.stacks import lend_weights, stack
 from harness.train import TrainState, apply_in_blocks, load_model
 from harness.transfer import LabelledInputs, TransferOutcome, TransferTask
 from harness.transfer_stack import classify_all
@@ -50,6 +50,14 @@ class Evaluation:
         """The same network in evaluation mode, with the weights that it has now."""
         quick: nn.Module = stack([net]).eval() if self.stacked else net
         return quick
+
+    def _twin(self, net: nn.Module) -> nn.Module:
+        """The same network, with its very weights and statistics."""
+        if not self.stacked:
+            return net
+        twin: nn.Module = stack([net])
+        lend_weights(twin, [net])
+        return twin
 
     @property
     def images(self) -> Tensor:
@@ -166,7 +174,7 @@ class Evaluation:
         if mode == "finetuned":
             return TransferTask(self.model.encoder, draws, test, self.training_codes, *common)
         untrained = models.build(material.shape, config).to(material.device).encoder
-        transfer.calibrate_batch_norm(untrained, material.splits.train.images)
+        transfer.calibrate_batch_norm(untrained, material.splits.train.images, self._twin)
         reference = apply_in_blocks(self._quick(untrained), material.splits.train.images)
         return TransferTask(untrained, draws, test, reference, *common)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -75,7 +76,9 @@ def _is_right(geometry: Geometry) -> bool:
     (gradient,) = torch.autograd.grad((down * small).sum(), leaf)  # of a number: for others torch loads its compiler's algebra
     return (
         _is_near(_convolve(large, weight, None, geometry, False), down)
+        and _is_near(_convolve(large, weight, None, geometry, False, True), down.relu())
         and _is_near(_convolve(small, weight, None, geometry, True), up)
+        and _is_near(_convolve(small, weight, None, geometry, True, True), up.relu())
         and _is_near(_weight_gradient(large, small, weight, geometry)[0], gradient)
     )
 
@@ -95,24 +98,31 @@ def _is_near(found: Tensor, right: Tensor) -> bool:
     return bool((found - right).abs().max() <= ROUNDING * right.abs().max())
 
 
-def convolve_compiled(maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool) -> Tensor:
+def convolve_compiled(
+    maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool, rectified: bool = False
+) -> Tensor:
     """Convolves each member's maps with that member's weight; arguments and result as of ``convolutions.convolve``."""
-    return cast(Tensor, _Convolve.apply(maps, weight, bias, geometry, transposed))
+    return cast(Tensor, _Convolve.apply(maps, weight, bias, geometry, transposed, rectified))
 
 
 class _Convolve(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool) -> Tensor:
+    def forward(
+        context: Any, maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool, rectified: bool
+    ) -> Tensor:
         maps = _channels_last(maps)
-        context.save_for_backward(maps, weight)
+        result = _convolve(maps, weight, bias, geometry, transposed, rectified)
+        context.save_for_backward(maps, weight, result if rectified else None)
         context.geometry, context.transposed = geometry, transposed
-        return _convolve(maps, weight, bias, geometry, transposed)
+        return result
 
     @staticmethod
     @once_differentiable
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        (maps, weight), geometry, transposed = context.saved_tensors, context.geometry, context.transposed
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
+        (maps, weight, result), geometry, transposed = context.saved_tensors, context.geometry, context.transposed
         gradient = _channels_last(gradients[0])
+        if result is not None:
+            gradient = torch.ops.aten.threshold_backward(gradient, result, 0)
         to_maps = to_weight = to_bias = None
         if context.needs_input_grad[0]:
             to_maps = _convolve(gradient, weight, None, geometry, not transposed)
@@ -121,10 +131,10 @@ class _Convolve(torch.autograd.Function):
             to_weight = _weight_gradient(large, small, weight, geometry)
         if context.needs_input_grad[2]:
             to_bias = gradient.permute(0, 2, 3, 1).reshape(len(weight), -1, gradient.shape[1]).sum(dim=1)
-        return to_maps, to_weight, to_bias, None, None
+        return to_maps, to_weight, to_bias, None, None, None
 
 
-def _convolve(maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, up: bool) -> Tensor:
+def _convolve(maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, up: bool, rectified: bool = False) -> Tensor:
     _check(maps, weight, geometry, is_small=up)
     maps, weight = _channels_last(maps), _small_side_last(weight)
     channels, size = (weight.shape[1], geometry.large) if up else (weight.shape[4], geometry.small)
@@ -133,7 +143,8 @@ def _convolve(maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geome
     bias = None if bias is None else bias.contiguous()
     result = torch.empty(len(maps), channels, *size, memory_format=torch.channels_last)
     sizes = _sizes(len(weight), len(maps) // len(weight), weight.shape[4], weight.shape[1], geometry)
-    _has_memory(compiler.load().harness_convolve(_at(result), _at(maps), _at(weight), _at(bias), sizes, int(up)))
+    floor = ctypes.c_float(0 if rectified else -math.inf)
+    _has_memory(compiler.load().harness_convolve(_at(result), _at(maps), _at(weight), _at(bias), floor, sizes, int(up)))
     return result
 
 

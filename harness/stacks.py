@@ -79,10 +79,11 @@ class StackedConvolution(Twin):
         """(K * B, C, H, W) to (K * B, C', H', W')."""
         weight: Tensor = self.get_parameter("weight")
         bias = cast(Tensor | None, self._parameters.get("bias"))
-        for norm in [] if self.training else self.norms:
+        norms = [] if self.training else self.norms
+        for norm in norms:
             weight, bias = self._normalized(weight, bias, norm)
-        geometry = self._geometry((maps.shape[2], maps.shape[3]))
-        return convolve(maps, weight, bias, geometry, self.transposed, self.operands())
+        geometry, rectified = self._geometry((maps.shape[2], maps.shape[3])), any(norm.rectified for norm in norms)
+        return convolve(maps, weight, bias, geometry, self.transposed, self.operands(), rectified)
 
     def _normalized(self, weight: Tensor, bias: Tensor | None, norm: StackedBatchNorm) -> tuple[Tensor, Tensor]:
         """Weight and bias of the convolution and the batch norm after it as the one affine map that they are in evaluation."""
@@ -118,7 +119,7 @@ class StackedBatchNorm(Twin):
     def forward(self, maps: Tensor) -> Tensor:
         """Keeps the shape (K * B, C, ...)."""
         if self.folded and not self.training:
-            return maps.relu_() if self.rectified else maps
+            return maps
         weight, bias = self.get_parameter("weight"), self.get_parameter("bias")
         if self.training:
             normalize = normalize_compiled if in_use(maps.device.type, maps.dtype) else _normalize

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -165,19 +165,23 @@ def train_classifier(task: TransferTask) -> nn.Sequential:
 
 
 @torch.no_grad()
-def calibrate_batch_norm(encoder: nn.Module, images: Tensor) -> None:
+def calibrate_batch_norm(encoder: nn.Module, images: Tensor, twin_of: Callable[[nn.Module], nn.Module] = lambda net: net) -> None:
     """Sets the running statistics of an untrained encoder's batch norms to those of real images, in place.
 
     Without it they are 0 and 1, which are not the statistics of any data, and the few steps of a small labelled set
     do not bring them near. At most ``CALIBRATION_IMAGES`` are used. Leaves the encoder in evaluation mode.
+
+    Args:
+        encoder: To be calibrated.
+        images: (N, C, H, W).
+        twin_of: Gives what is called in the encoder's place, and has its very weights and statistics.
     """
     norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the statistics of the one batch, not a moving average
-    encoder.train()
-    encoder(images[:CALIBRATION_IMAGES])
+        norm.momentum = 1.0  # the statistics of the one batch, not a moving average
+    twin_of(encoder).train()(images[:CALIBRATION_IMAGES])
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     encoder.eval()

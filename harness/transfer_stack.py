@@ -192,5 +192,5 @@ def _logits(nets: _Nets, inputs: Tensor) -> Tensor:
         block = max(1, BLOCK_ALONE // size)
         return torch.stack([apply_in_blocks(net.eval(), own, block) for net, own in zip(nets.alone, inputs, strict=True)])
     block = max(1, (BLOCK // len(inputs) if inputs.device.type == "cpu" else BLOCK_ON_GPU) // size)
-    net = nets.stack.eval()
-    return torch.cat([net(part.flatten(0, 1)).unflatten(0, (len(inputs), -1)) for part in inputs.split(block, dim=1)], dim=1)
+    net, parts = nets.stack.eval(), inputs.tensor_split(-(-inputs.shape[1] // block), dim=1)
+    return torch.cat([net(part.flatten(0, 1)).unflatten(0, (len(inputs), -1)) for part in parts], dim=1)

@@ -226,11 +226,13 @@ def test_one_of_the_algorithms_is_chosen_for_every_size(geometry: Geometry, tran
 @pytest.mark.parametrize("side", [2, 4, 8, 14])
 @pytest.mark.parametrize("channels", [1, 5])
 def test_whatever_is_chosen_gives_what_torch_gives(channels: int, side: int, transposed: bool) -> None:
-    """On both sides of every limit of the choice."""
+    """On both sides of every limit of the choice, and with a ReLU after it."""
     geometry = geometry_of((side, side), 3, 2)
     operands = operands_of(geometry, transposed, large_channels=channels)
-    values = convolve(*operands[:3], geometry, transposed, torch.float32)
-    assert distance(values, by_torch(operands, geometry, transposed).values) < ROUNDING[torch.float32]
+    expected = by_torch(operands, geometry, transposed).values
+    assert distance(convolve(*operands[:3], geometry, transposed, torch.float32), expected) < ROUNDING[torch.float32]
+    rectified = convolve(*operands[:3], geometry, transposed, torch.float32, rectified=True)
+    assert distance(rectified, expected.relu()) < ROUNDING[torch.float32]
 
 
 @pytest.mark.usefixtures("each_way")

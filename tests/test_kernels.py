@@ -55,12 +55,13 @@ def test_a_worker_without_them_computes_nothing_by_other_means(monkeypatch: pyte
     st.tuples(st.integers(1, 140), st.one_of(st.integers(1, 5), st.integers(1, 140))),
     st.sampled_from([1, 5, 19, 25, 49, 241]),
     st.booleans(),
+    st.booleans(),
 )
 def test_a_convolution_of_any_channels_and_images_is_torch_s(
-    sides: tuple[int, int, int], channels: tuple[int, int], images: int, transposed: bool
+    sides: tuple[int, int, int], channels: tuple[int, int], images: int, transposed: bool, rectified: bool
 ) -> None:
-    """In all blocks that channels and images are cut into."""
-    assert_is_torch_s(square(*sides), channels, images, transposed)
+    """In all blocks that channels and images are cut into, with and without a ReLU after it."""
+    assert_is_torch_s(square(*sides), channels, images, transposed, rectified)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -70,19 +71,32 @@ def test_a_kernel_may_miss_the_map(channels: tuple[int, int], transposed: bool) 
     assert_is_torch_s(Geometry((3, 3), (1, 9), (1, 4), (3, 1), (3, 1)), channels, 3, transposed)
 
 
-def assert_is_torch_s(geometry: Geometry, channels: tuple[int, int], images: int, transposed: bool) -> None:
+def assert_is_torch_s(
+    geometry: Geometry, channels: tuple[int, int], images: int, transposed: bool, rectified: bool = False
+) -> None:
     """Values and gradients, in double precision by torch."""
     maps, weight, bias = operands(geometry, channels, images, transposed)
-    result = convolve_compiled(maps, weight, bias, geometry, transposed)
+    result = convolve_compiled(maps, weight, bias, geometry, transposed, rectified)
     found = [result, *torch.autograd.grad(result.square().sum(), (maps, weight))]
     doubled = [each.detach().double().requires_grad_() for each in (maps, weight, bias)]
     more = {"output_padding": geometry.output_padding} if transposed else {}
     convolve = functional.conv_transpose2d if transposed else functional.conv2d
     parts = zip(doubled[0].chunk(2), doubled[1], doubled[2], strict=True)
     expected = torch.cat([convolve(*part, stride=geometry.stride, padding=geometry.padding, **more) for part in parts])
+    expected = expected.relu() if rectified else expected
     gradients = torch.autograd.grad(expected.square().sum(), doubled[:2])
     for one, other in zip(found, (expected, *gradients), strict=True):
         assert_close(one.detach(), other.detach())
+
+
+@pytest.mark.parametrize("geometry", kernels.GEOMETRIES)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_what_is_not_a_number_stays_so(geometry: Geometry, transposed: bool) -> None:
+    """A ReLU does not hide it: by it a trial is known to have failed."""
+    maps, weight, bias = operands(geometry, kernels.GEOMETRIES[geometry], 3, transposed)
+    maps.data[:] = torch.nan
+    for rectified in (False, True):
+        assert convolve_compiled(maps, weight, bias, geometry, transposed, rectified).isnan().all()
 
 
 @pytest.mark.parametrize("sides", [(9, 3, 2), (2, 3, 1)], ids=str)

@@ -8,13 +8,15 @@
 namespace harness {
 namespace {
 
-void convolve_member(float* to, const float* from, const float* weight, const float* bias, const Sizes& sizes, bool up, const Taps& taps) {
+void convolve_member(float* to, const float* from, const float* weight, const float* bias, float floor, const Sizes& sizes, bool up,
+                     const Taps& taps) {
   const Index small = sizes.small() * sizes.small_channels, large = sizes.large() * sizes.large_channels;
   Task task{};
   task.to_channels = up ? sizes.large_channels : sizes.small_channels;
   task.to_stride = up ? large : small;
   task.from_channels = up ? sizes.small_channels : sizes.large_channels;
   task.from_stride = up ? small : large;
+  task.floor = floor;
   const Index rows = sizes.taps() * task.from_channels;
   const Scratch packed = scratch(rows * task.to_channels);
   const Packing pack{weight, sizes, up};
@@ -74,8 +76,9 @@ using namespace harness;
 
 extern "C" {
 
-// From large maps to small ones, or back where ``up``; ``bias`` is (K, channels of the result), or null. Gives ``code_of``.
-int harness_convolve(float* to, const float* from, const float* weight, const float* bias, const Sizes* sizes, int up) {
+// From large maps to small ones, or back where ``up``; ``bias`` is (K, channels of the result), or null. No result is less than
+// ``floor``: 0 for a ReLU. Gives ``code_of``.
+int harness_convolve(float* to, const float* from, const float* weight, const float* bias, float floor, const Sizes* sizes, int up) {
   return code_of([=]() mutable {
     const Taps taps = taps_of(*sizes, up);
     const Index small = sizes->images * sizes->small() * sizes->small_channels;
@@ -83,11 +86,11 @@ int harness_convolve(float* to, const float* from, const float* weight, const fl
     const Index channels = up ? sizes->large_channels : sizes->small_channels;
     for (Index member = 0; member < sizes->members; member++) {
       if (sizes->allow_minimal_filtering())
-        convolve_member_minimally(to, from, weight, bias, *sizes, up);
+        convolve_member_minimally(to, from, weight, bias, floor, *sizes, up);
       else if (up && channels <= FEW_CHANNELS)
-        convolve_up_to_few(to, from, weight, bias, *sizes, taps);
+        convolve_up_to_few(to, from, weight, bias, floor, *sizes, taps);
       else
-        convolve_member(to, from, weight, bias, *sizes, up, taps);
+        convolve_member(to, from, weight, bias, floor, *sizes, up, taps);
       to += up ? large : small, from += up ? small : large, weight += sizes->weights();
       if (bias) bias += channels;
     }

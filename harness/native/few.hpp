@@ -27,6 +27,7 @@ struct Lane {
   const Taps& taps;
   const float* weight;
   const float* bias;
+  float floor;
   float *maps, *given, *sums;  // of a position, of all positions to all taps, and the result
 
   // What every small position gives to all its taps: (positions, taps, L, N).
@@ -52,13 +53,13 @@ struct Lane {
         for (const Tap* tap = taps.of(position); tap < taps.end(position); tap++)
           for (Index each = 0; each < tap->count; each++)
             sum += load<N>(given + ((tap->from + each) * wide + (tap->number + each) * channels + channel) * N);
-        store<N>(to, sum);
+        store<N>(to, no_less<N>(sum, floor));
       }
   }
 };
 
 // All images of a member, as many at a time as a vector has lanes.
-void convolve_up_to_few(float* to, const float* from, const float* weight, const float* bias, const Sizes& sizes,
+void convolve_up_to_few(float* to, const float* from, const float* weight, const float* bias, float floor, const Sizes& sizes,
                         const Taps& taps) {
   const Index channels = sizes.large_channels, wide = sizes.taps() * channels, small = sizes.small_channels;
   const Index from_stride = sizes.small() * small, to_stride = sizes.large() * channels;
@@ -67,7 +68,7 @@ void convolve_up_to_few(float* to, const float* from, const float* weight, const
   for (Index i = 0; i < small; i++)
     for (Index each = 0; each < wide; each++)
       packed[i * wide + each] = weight[(each % channels * sizes.taps() + each / channels) * small + i];
-  const Lane lane{sizes, taps, packed.get(), bias, maps.get(), given.get(), sums.get()};
+  const Lane lane{sizes, taps, packed.get(), bias, floor, maps.get(), given.get(), sums.get()};
   over_channels<1>(sizes.images, [&]<int, int N>(Index first) {
     lane.give<N>(from + first * from_stride);
     lane.add<N>();

@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <cmath>
+
 #include "products.hpp"
 
 namespace harness {
@@ -32,7 +34,7 @@ void widen(float* to, const float* from, Index images, Index channels, bool in_o
 
 // (images, 3, 3, V * N) to those channels of (images, 2, 2, C): m0 + m1 and m0 + m2 along each side.
 template <int V, int N>
-void narrow(float* to, const float* from, const float* bias, Index images, Index channels) {
+void narrow(float* to, const float* from, const float* bias, float floor, Index images, Index channels) {
   for (Index image = 0; image < images; image++, from += 9 * V * N)
     for (int i = 1; i < 3; i++)
       for (int j = 1; j < 3; j++, to += channels)
@@ -40,7 +42,7 @@ void narrow(float* to, const float* from, const float* bias, Index images, Index
         for (int v = 0; v < V; v++) {
           const auto product = [&](int row, int column) { return load<N>(from + ((3 * row + column) * V + v) * N); };
           const Vector<N> sum = product(0, 0) + product(0, j) + product(i, 0) + product(i, j);
-          store<N>(to + v * N, bias ? sum + load<N>(bias + v * N) : sum);
+          store<N>(to + v * N, no_less<N>(bias ? sum + load<N>(bias + v * N) : sum, floor));
         }
 }
 
@@ -100,7 +102,8 @@ struct MinimalPacking {
   }
 };
 
-void convolve_member_minimally(float* to, const float* from, const float* weight, const float* bias, const Sizes& sizes, bool up) {
+void convolve_member_minimally(float* to, const float* from, const float* weight, const float* bias, float floor, const Sizes& sizes,
+                               bool up) {
   const Index into = up ? sizes.large_channels : sizes.small_channels, out_of = up ? sizes.small_channels : sizes.large_channels;
   const Index at_once = std::min(IMAGES, sizes.images);
   const Scratch packed = scratch(sizes.weights()), rows = scratch(up ? VECTORS * LANES * 9 * out_of : 0);
@@ -118,9 +121,9 @@ void convolve_member_minimally(float* to, const float* from, const float* weight
     over_channels(into, [&]<int V, int N>(Index first) {
       float* block = packed.get() + 9 * out_of * first;
       if (!image) pack.operator()<V, N>(block, first);
-      const Task task{products.get(), V * N, 9 * V * N, maps.get(), out_of, 9 * out_of, block, nullptr};
+      const Task task{products.get(), V * N, 9 * V * N, maps.get(), out_of, 9 * out_of, block, nullptr, -INFINITY};
       convolve_images<V, N>(task, images, taps, 9);
-      narrow<V, N>(to + image * 4 * into + first, products.get(), bias ? bias + first : nullptr, images, into);
+      narrow<V, N>(to + image * 4 * into + first, products.get(), bias ? bias + first : nullptr, floor, images, into);
     });
   }
 }

@@ -25,6 +25,7 @@ struct Task {
   Index from_channels, from_stride;
   const float* weight;  // (taps, channels of the source, channels of this task)
   const float* bias;    // or null
+  float floor;          // no result is less
 };
 
 // One position of P images, V vectors of N channels.
@@ -51,7 +52,7 @@ inline void convolve_position(const Task& task, float* to, const float* from, co
 #pragma GCC unroll 16
   for (int p = 0; p < P; p++)
 #pragma GCC unroll 8
-    for (int v = 0; v < V; v++) store<N>(to + p * task.to_stride + v * N, sums[p][v]);
+    for (int v = 0; v < V; v++) store<N>(to + p * task.to_stride + v * N, no_less<N>(sums[p][v], task.floor));
 }
 
 template <int V, int N>

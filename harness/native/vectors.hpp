@@ -37,6 +37,13 @@ inline void store(float* to, Vector<N> values) {
   *reinterpret_cast<Vector<N>*>(to) = values;
 }
 
+// What is below the floor becomes it, and what is not a number stays so.
+template <int N>
+inline Vector<N> no_less(Vector<N> values, float floor) {
+  const Vector<N> floors = Vector<N>{} + floor;
+  return floors > values ? floors : values;
+}
+
 // Numbers of two vectors, by their places in the one and, from N on, in the other.
 template <int N, int... PLACES>
 inline Vector<N> picked(Vector<N> first, Vector<N> second, std::integer_sequence<int, PLACES...>) {
