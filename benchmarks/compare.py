@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.children import interrupted_by_sigterm
 from benchmarks.compare_science import science_tables
 from benchmarks.compare_tables import Comparison, make_tables, read_comparison
 from benchmarks.contestants import CONTESTANTS, OURS, Settings, check_contestants, default_threads, read_settings
@@ -36,7 +37,7 @@ from harness.numerics import computing_on
 from harness.provenance import git_state, versions
 from harness.rules import Rule, UserError
 
-DONE, NOT_DONE, WRONG_INPUT = 0, 1, 2
+DONE, NOT_DONE, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 PEAK_SIDE, PEAK_TRIES = 1024, 30
 
 
@@ -49,13 +50,17 @@ def main(words: Sequence[str] | None = None) -> int:
     """Runs the command; gives its exit code."""
     try:
         wanted = _parser().parse_args(words)
-        comparison = _read(wanted.read) if wanted.read else _measure(wanted)
+        with interrupted_by_sigterm():
+            comparison = _read(wanted.read) if wanted.read else _measure(wanted)
     except UserError as error:
         print_lines([f"error: {error}"], to_stderr=True)
         return WRONG_INPUT
     except OutingError as error:
         print_lines([f"error: {error}"], to_stderr=True)
         return NOT_DONE
+    except KeyboardInterrupt:
+        print_lines(["stopped: --json has the rounds before this one"], to_stderr=True)
+        return INTERRUPTED
     show(comparison, wanted.markdown)
     return DONE
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import subprocess
 import sys
 import tempfile
 import time
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.children import child
 from benchmarks.contestants import CONTESTANTS, OURS, Settings, environment
 from harness.groups import choose_workers
 
@@ -96,7 +96,7 @@ def run_outing(name: str, round_number: int, settings: Settings, threads: int, t
     Raises:
         OutingError: if the process failed or if the store lacks trials.
     """
-    with tempfile.TemporaryDirectory(prefix="compare-") as text:
+    with tempfile.TemporaryDirectory(prefix="compare-", ignore_cleanup_errors=True) as text:
         folder = Path(text)
         uri = f"sqlite:///{folder}/mlflow.db"
         command = _command(name, settings, folder, uri) + (["--trainer", trainer] if trainer else [])
@@ -122,14 +122,13 @@ def _command(name: str, settings: Settings, folder: Path, tracking_uri: str) -> 
 
 def _time(name: str, command: list[str], folder: Path) -> float:
     """Runs a command; gives its seconds."""
-    log = folder / "output.txt"
-    with log.open("w") as output:
-        started = time.perf_counter()
-        ran = subprocess.run(command, cwd=folder, env=environment(), stdout=output, stderr=subprocess.STDOUT)
+    log, started = folder / "output.txt", time.perf_counter()
+    with child(command, log, environment()) as process:
+        code = process.wait()
         seconds = time.perf_counter() - started
-    if ran.returncode:
+    if code:
         last = log.read_text(errors="replace").splitlines()[-LINES_SHOWN:]
-        raise OutingError("\n".join([f"{name} ended with exit code {ran.returncode}; its last lines:", *last]))
+        raise OutingError("\n".join([f"{name} ended with exit code {code}; its last lines:", *last]))
     return seconds
 
 

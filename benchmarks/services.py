@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.children import child
+
 START_SECONDS = 120
 ADMIN = "admin"
 AUTH_FILE = "basic_auth.ini"
@@ -79,7 +81,7 @@ def postgres(folder: Path, password: str) -> Iterator[Postgres]:
     _check_call(_as_user([str(programs / "initdb"), f"--pgdata={data}", *options]))
     (folder / "password").unlink()
     words = [str(programs / "postgres"), "-D", str(data), "-p", str(server.port), "-c", "listen_addresses=127.0.0.1"]
-    with _process(_as_user([*words, "-k", str(folder)]), folder / "server.log", signal.SIGINT) as process:
+    with child(_as_user([*words, "-k", str(folder)]), folder / "server.log", end=signal.SIGINT) as process:
         _wait(lambda: server.run("psql", "-c", "SELECT 1"), process, folder / "server.log")
         for name in ("mlflow", "auth"):
             server.run("createdb", name)
@@ -131,7 +133,7 @@ def mlflow_server(
         **({"PYTHONPATH": python_path} if python_path else {}),
         **(_auth_variables(folder, auth) if auth else {}),
     }
-    with _process(words, folder / "server.log", signal.SIGKILL, environment) as process:
+    with child(words, folder / "server.log", environment) as process:
         _wait(lambda: _answers(f"http://127.0.0.1:{port}/health"), process, folder / "server.log")
         yield f"http://127.0.0.1:{port}"
 
@@ -167,31 +169,6 @@ def ray_cluster(nodes: int, cpus: int = 1, client_port: int = 0) -> Iterator[Any
         yield cluster
     finally:
         cluster.shutdown()
-
-
-@contextmanager
-def _process(
-    words: list[str], log: Path, end: signal.Signals, environment: Mapping[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A process group that is ended with a signal."""
-    with (
-        log.open("ab") as output,
-        subprocess.Popen(
-            words,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            cwd=log.parent,
-        ) as process,
-    ):
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, end) if end == signal.SIGKILL else process.send_signal(end)
-                process.wait(START_SECONDS)
 
 
 def _answers(address: str) -> None:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,6 +18,7 @@ import pytest
 import torch
 
 from benchmarks import common, compare, contestants
+from benchmarks.children import child
 from benchmarks.compare_science import agreement, science_tables
 from benchmarks.compare_tables import (
     Comparison,
@@ -31,7 +38,7 @@ from harness.config import EpochLog, TrialConfig
 from harness.library import load_study
 from harness.material import Material
 from harness.rules import UserError
-from tests.support import TINY
+from tests.support import TINY, Command, left_of, processes_of
 
 SMALLEST = ["--architectures", "linear", "--latent-sizes", "2,3", "--seeds", "1", "--epochs", "2", "--train-size", "64"]
 SMALLEST += ["--set", "transfer_epochs=2", "--set", "draws=2", "--set", "labels=20"]
@@ -240,6 +247,66 @@ def test_the_tutorials_loop_trains(material: Material) -> None:
     assert state.logs[-1].val_mse < state.logs[0].val_mse
     assert state.logs == tuple(seen)
     assert common.epoch_metrics(seen[0])["val/mse"] == seen[0].val_mse
+
+
+def test_what_a_contestant_has_started_ends_with_an_error(tmp_path: Path) -> None:
+    """All of its processes, at once."""
+    groups: list[int] = []
+
+    def fail() -> None:
+        with child(["sh", "-c", "sleep 60 & sleep 60"], tmp_path / "log") as process:
+            groups.append(process.pid)
+            while len(processes_of(process.pid)) < 3:
+                time.sleep(0.01)
+            raise ValueError("an error")
+
+    with pytest.raises(ValueError, match="an error"):
+        fail()
+    assert not left_of(groups[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [OURS, "ray"])
+def test_a_comparison_that_is_ended_leaves_nothing_behind(name: str, short_path: Path) -> None:
+    """Neither processes of the contestant that was running, of which these have several, nor a folder; it says so in a line."""
+    check_or_skip(name)
+    environment = os.environ | {"TMPDIR": str(short_path), "PYTHONPATH": str(contestants.ROOT)}
+    words = [sys.executable, "-m", "benchmarks.compare", "--contestants", f"{name},{OURS}", *SMALLEST, "--epochs", "5000"]
+    with Command(words, env=environment, stderr=subprocess.PIPE) as comparison:
+        while not list(short_path.glob("compare-*/mlflow.db")):
+            assert comparison.poll() is None
+            time.sleep(0.1)
+        time.sleep(3)  # it is in the middle of its work
+        comparison.terminate()
+        assert comparison.communicate()[1].splitlines()[-1] == "stopped: --json has the rounds before this one"
+    assert comparison.returncode == compare.INTERRUPTED
+    assert not list(short_path.glob("compare-*"))
+    assert not still_there(short_path)
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder with a short name, which Ray's sockets need."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def check_or_skip(name: str) -> None:
+    """Skips a test of a contestant that lacks a package."""
+    try:
+        contestants.check_contestants([name, OURS])
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+def still_there(folder: Path) -> list[int]:
+    """Living processes that were started with a folder for their files."""
+    found: list[int] = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if f"TMPDIR={folder}\0".encode() in environment.read_bytes():
+                found.append(int(environment.parent.name))
+    return found
 
 
 @pytest.mark.slow

@@ -75,6 +75,7 @@ def test_they_are_compiled_once_for_all_processes(own_cache: Path) -> None:
     assert (file.stat().st_mtime_ns, file.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
 
 
+@pytest.mark.slow
 def test_several_processes_may_compile_at_once(own_cache: Path) -> None:
     """Each has what it needs afterwards, and there is one file."""
     program = "from harness import kernels; import sys; sys.exit(bool(kernels.why_not()))"
@@ -83,6 +84,7 @@ def test_several_processes_may_compile_at_once(own_cache: Path) -> None:
     assert len([*own_cache.iterdir()]) == 1
 
 
+@pytest.mark.slow
 def test_another_processor_has_kernels_of_its_own(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder that machines share no machine runs what was made for another."""
     compiler.load()
@@ -208,6 +210,7 @@ def test_kernels_that_give_wrong_results_are_not_used(mistake: str, own_sources:
     assert not in_use("cpu", torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("avx512f" not in PROCESSOR, reason="the processor has no vectors of 16 numbers")
 def test_a_narrower_processor_gives_the_same_bits(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With vectors of 8 numbers in place of 16: sums have one order, so that the machines of a cluster agree."""
@@ -221,6 +224,7 @@ def test_a_narrower_processor_gives_the_same_bits(own_cache: Path, monkeypatch: 
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("avx" not in PROCESSOR, reason="the processor has vectors of 4 numbers as it is")
 def test_the_narrowest_vectors_are_right_as_well(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 4 numbers and without fused multiply-add, as on processors of ten years ago: the same up to rounding."""
