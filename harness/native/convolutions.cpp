@@ -32,29 +32,19 @@ void convolve_member(float* to, const float* from, const float* weight, const fl
     });
 }
 
-// The gradient of R rows and V * N channels as it is.
-struct Plainly {
-  float* to;
-  const Sizes& sizes;
-  bool fresh;
-
-  template <int R, int V, int N>
-  void operator()(const float* large, const float* small, const Sizes& part, const Links& links, Index row, Index first) const {
-    const Index channels = sizes.small_channels, stride = sizes.taps() * channels;
-    for (Index tap = 0; tap < sizes.taps(); tap++)
-      add_to_gradient<R, V, N>(to + row * stride + tap * channels + first, stride, large, small, part, links, links.runs[tap], fresh);
-  }
-};
-
 void weight_gradient_of_member(float* to, const float* large, const float* small, const Sizes& sizes, const Links& links) {
   const Index large_stride = sizes.large() * sizes.large_channels, small_stride = sizes.small() * sizes.small_channels;
-  const Index at_once = images_at_once(sizes);
+  const Index at_once = images_at_once(sizes), channels = sizes.small_channels, stride = sizes.taps() * channels;
   const Scratch large_blocks = scratch(at_once * large_stride), small_block = scratch(at_once * sizes.small() * BLOCK);
   Sizes part = sizes;
   for (Index image = 0; image < sizes.images; image += at_once) {
     part.images = std::min(at_once, sizes.images - image);
-    add_weight_gradient(large + image * large_stride, small + image * small_stride, part, links, large_blocks.get(), small_block.get(),
-                        Plainly{to, sizes, !image});
+    const auto add = [&]<int R, int V, int N>(const float* rows, const float* columns, Index row, Index first) {
+      float* place = to + row * stride + first;
+      for (Index tap = 0; tap < sizes.taps(); tap++, place += channels)
+        add_to_gradient<R, V, N>(place, stride, rows, columns, part, links, links.runs[tap], !image);
+    };
+    add_weight_gradient(large + image * large_stride, small + image * small_stride, part, large_blocks.get(), small_block.get(), add);
   }
 }
 

@@ -128,28 +128,10 @@ void convolve_member_minimally(float* to, const float* from, const float* weight
   }
 }
 
-// As ``Plainly``, from the nine products.
-struct Minimally {
-  float* to;
-  const Sizes& sizes;
-  bool fresh;
-
-  template <int R, int V, int N>
-  void operator()(const float* large, const float* small, const Sizes& part, const Links& links, Index row, Index first) const {
-    const Index channels = sizes.small_channels, stride = 9 * channels;
-    float products[9 * R * V * N];
-    for (Index tap = 0; tap < 9; tap++)
-      add_to_gradient<R, V, N>(products + tap * R * V * N, V * N, large, small, part, links, links.runs[tap], true);
-    for (Index r = 0; r < R; r++)
-      for (Index v = 0; v < V; v++)
-        narrow_taps<N>(to + (row + r) * stride + first + v * N, channels, products + (r * V + v) * N, R * V * N, fresh);
-  }
-};
-
 void weight_gradient_minimally(float* to, const float* large, const float* small, const Sizes& sizes) {
   Sizes wide = sizes;
   wide.large_height = wide.large_width = wide.small_height = wide.small_width = 3;
-  const Index at_once = images_at_once(wide);
+  const Index at_once = images_at_once(wide), channels = sizes.small_channels;
   const Index large_wide = at_once * 9 * sizes.large_channels, small_wide = at_once * 9 * sizes.small_channels;
   const Scratch large_maps = scratch(2 * large_wide), small_maps = scratch(small_wide), small_block = scratch(at_once * 9 * BLOCK);
   Links links{{}, 9, 9, true};
@@ -158,8 +140,15 @@ void weight_gradient_minimally(float* to, const float* large, const float* small
     const Index images = wide.images = std::min(at_once, sizes.images - image);
     widen(large_maps.get(), large + image * 4 * sizes.large_channels, images, sizes.large_channels, false);
     widen(small_maps.get(), small + image * 4 * sizes.small_channels, images, sizes.small_channels, true);
-    add_weight_gradient(large_maps.get(), small_maps.get(), wide, links, large_maps.get() + large_wide,
-                        small_block.get(), Minimally{to, sizes, !image});
+    const auto add = [&]<int R, int V, int N>(const float* rows, const float* columns, Index row, Index first) {
+      float products[9 * R * V * N];
+      for (Index tap = 0; tap < 9; tap++)
+        add_to_gradient<R, V, N>(products + tap * R * V * N, V * N, rows, columns, wide, links, links.runs[tap], true);
+      for (Index r = 0; r < R; r++)
+        for (Index v = 0; v < V; v++)
+          narrow_taps<N>(to + (row + r) * 9 * channels + first + v * N, channels, products + (r * V + v) * N, R * V * N, !image);
+    };
+    add_weight_gradient(large_maps.get(), small_maps.get(), wide, large_maps.get() + large_wide, small_block.get(), add);
   }
 }
 

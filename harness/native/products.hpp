@@ -185,10 +185,10 @@ constexpr Index POSITIONS = 32;
 constexpr Index BLOCK = 2 * LANES;
 
 // Of some images, whose maps are laid out anew: the channels that are multiplied at once side by side, of the large maps all in blocks
-// of the same size, of the small ones a block at a time.
+// of the same size, of the small ones a block at a time. Calls add.operator()<R, V, N>(large, small, row, first) for the gradient of R
+// rows and V * N channels, from those numbers of the maps.
 template <typename F>
-void add_weight_gradient(const float* large, const float* small, const Sizes& sizes, const Links& links, float* large_blocks,
-                         float* small_block, F add) {
+void add_weight_gradient(const float* large, const float* small, const Sizes& sizes, float* large_blocks, float* small_block, F add) {
   const Index large_positions = sizes.images * sizes.large(), small_positions = sizes.images * sizes.small();
   for (Index start = 0; start < large_positions; start += POSITIONS)
     over_rows(sizes.large_channels, [&]<int R>(Index row) {
@@ -199,7 +199,7 @@ void add_weight_gradient(const float* large, const float* small, const Sizes& si
   over_channels<2>(sizes.small_channels, [&]<int V, int N>(Index first) {
     const float* channels = side_by_side<V * N>(small_block, small + first, small_positions, sizes.small_channels);
     over_rows(sizes.large_channels, [&]<int R>(Index row) {
-      add.template operator()<R, V, N>(large_blocks + row * large_positions, channels, sizes, links, row, first);
+      add.template operator()<R, V, N>(large_blocks + row * large_positions, channels, row, first);
     });
   });
 }
