@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -27,6 +28,8 @@ FOR_THIS_PROCESSOR = ("-march=native",), ("-mcpu=native",), ()
 """What compilers call it; the first that the compiler takes counts."""
 
 COMPILE_SECONDS = 120
+COMPILING = "compiling-"
+"""How the names of folders begin in which a process compiles."""
 
 
 class NoKernelsError(Exception):
@@ -135,13 +138,22 @@ def _processor() -> str:
 def _compile(compiler: _Compiler, place: Path) -> None:
     """Puts the compiled program into its place, whole or not at all: several processes may do so at once."""
     sources = [str(path) for path in files() if path.suffix == ".cpp"]
-    with tempfile.TemporaryDirectory(dir=place.parent) as folder:
+    _forget_killed(place.parent)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=COMPILING) as folder:
         made = Path(folder) / place.name
         done = _run([*compiler.words, *FLAGS, *sources, "-o", str(made)], check=False)
         if done.returncode:
             message = next((line for line in done.stderr.splitlines() if "error" in line), f"exit code {done.returncode}")
             raise NoKernelsError(message.strip())
         made.replace(place)
+
+
+def _forget_killed(folder: Path) -> None:
+    """Removes what processes that were killed while they compiled have left; no other takes so long."""
+    for left in folder.glob(f"{COMPILING}*"):
+        with suppress(OSError):  # another process removes it as well
+            if time.time() - left.stat().st_mtime > 2 * COMPILE_SECONDS:
+                shutil.rmtree(left)
 
 
 def _run(words: Sequence[str], check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from harness.compiler import NoKernelsError
 from harness.kernels import convolve_compiled, in_use, normalize_compiled
 from harness.lowering import Geometry
 from tests.stacking import assert_close
-from tests.support import ROOT
+from tests.support import ROOT, Command
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler"),
@@ -132,6 +135,25 @@ def test_a_compiler_that_hangs_is_given_up(own_cache: Path, tmp_path: Path, monk
     monkeypatch.setattr(compiler, "COMPILE_SECONDS", 2)
     assert "timed out after 2 seconds" in kernels.why_not()
     assert [*own_cache.iterdir()] == []
+
+
+def test_what_a_killed_process_has_left_is_removed(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the next that compiles, once nobody can be at it any more."""
+    slow = tmp_path / "slow"
+    slow.write_text(f"{WILLING}exec sleep 60")
+    slow.chmod(0o755)
+    words = [sys.executable, "-c", "from harness import compiler; compiler.load()"]
+    with Command(words, cwd=ROOT, env=os.environ | {"CXX": str(slow)}) as process:
+        while not [*own_cache.glob("*")]:
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+    (left,) = own_cache.iterdir()
+    compiler._forget_killed(own_cache)
+    assert left.exists()
+    os.utime(left, (0, 0))
+    compiler.load()
+    assert [path.suffix for path in own_cache.iterdir()] == [".so"]
 
 
 def test_the_next_compiler_is_tried_where_one_cannot_do_it(
