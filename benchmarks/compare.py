@@ -49,8 +49,8 @@ class _Parser(argparse.ArgumentParser):
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the command; gives its exit code."""
     try:
-        wanted = _parser().parse_args(words)
         with interrupted_by_sigterm():
+            wanted = _parser().parse_args(words)
             comparison = _read(wanted.read) if wanted.read else _measure(wanted)
     except UserError as error:
         print_lines([f"error: {error}"], to_stderr=True)
@@ -59,7 +59,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print_lines([f"error: {error}"], to_stderr=True)
         return NOT_DONE
     except KeyboardInterrupt:
-        print_lines(["stopped: --json has the rounds before this one"], to_stderr=True)
+        print_lines(["stopped: what was measured is in the file of --json, where there is one"], to_stderr=True)
         return INTERRUPTED
     show(comparison, wanted.markdown)
     return DONE

@@ -53,7 +53,7 @@ def convolve(
     images = 0 if torch.is_grad_enabled() else len(maps) // len(weight)
     name = choose(geometry, (weight.shape[1], weight.shape[2]), transposed, maps.device.type, images, dtype)
     if rectified and name == "compiled":
-        return by_kernels(maps, weight, bias, geometry, transposed, dtype, rectified)
+        return convolve_compiled(maps, weight, bias, geometry, transposed, rectified)
     result = ALGORITHMS[name](maps, weight, bias, geometry, transposed, dtype)
     return result.relu_() if rectified else result
 
@@ -131,16 +131,10 @@ def _convolve_natively(
 
 
 def by_kernels(
-    maps: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    geometry: Geometry,
-    transposed: bool,
-    dtype: torch.dtype,
-    rectified: bool = False,
+    maps: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, transposed: bool, dtype: torch.dtype
 ) -> Tensor:
     """Compiled for this processor: no patches and no taps beside the map. It computes in float32, whatever is rounded before."""
-    return convolve_compiled(maps.to(dtype).float(), weight.to(dtype).float(), bias, geometry, transposed, rectified)
+    return convolve_compiled(maps.to(dtype).float(), weight.to(dtype).float(), bias, geometry, transposed)
 
 
 Algorithm = Callable[[Tensor, Tensor, Tensor | None, Geometry, bool, torch.dtype], Tensor]
